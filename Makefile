@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VENV := $(abspath $(or $(HEADRACE_VENV),.venv))
+PYTHON_IN := $(VENV)/bin/python
+export PATH := $(VENV)/bin:$(PATH)
+
+.PHONY: help setup demo test test-fast check format test-petastorm bench-quality test-compose lock clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+setup: ## make the environment (.venv); ends at once when it stands
+	@setup/setup.sh
+
+demo: setup ## generated events to a trained, evaluated model, in a few minutes
+	headrace demo
+
+check: setup ## lint, format and types, without changing anything
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: check ## check, then every test, slow ones too
+	$(PYTHON_IN) -m pytest
+
+test-fast: setup ## the tests that take seconds
+	$(PYTHON_IN) -m pytest -m "not slow"
+
+format: setup ## format and fix what can be fixed
+	ruff check --fix .
+	ruff format .
+
+test-petastorm: setup ## petastorm's own test suite on our pyarrow
+	$(PYTHON_IN) -m tests.petastorm_suite.run
+
+bench-quality: setup ## train and score the recipes on the benchmark data
+	headrace benchmark quality
+
+test-compose: setup ## the containers of the compose file, started and used
+	tests/compose/run.sh
+
+lock: ## resolve requirements.in anew into requirements.lock
+	setup/lock.sh
+
+clean: ## remove build outputs, caches and demo runs; .venv and data stay
+	rm -rf build dist ./*.egg-info runs spark-warehouse metastore_db derby.log .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What the data promises: contracts, ledgers, manifests and snapshots. Knows neither Spark nor torch."""

@@ -1,0 +1,243 @@
+"""The contract: what each column of a log, its items and its users is, may hold, and is for.
+
+Everything else is derived from it: Spark and Arrow types, quarantine rules, the features of a snapshot,
+the inputs of a model. A user brings a log of their own by writing one contract and no Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import UserError, nearest
+
+M = TypeVar("M", bound=BaseModel)
+CATALOG = Path(__file__).parent / "catalog"
+
+ColumnType = Literal[
+    "string", "int32", "int64", "float32", "float64", "boolean", "timestamp_ms", "list<string>"
+]
+Role = Literal[
+    "user", "item", "event_time", "label", "weight", "propensity", "categorical", "numeric", "title", "none"
+]
+TableName = Literal["events", "items", "users"]
+TABLES: tuple[TableName, ...] = ("events", "items", "users")
+
+# A role that a column cannot play with another type; roles not named here take any type.
+_TYPES_OF_ROLE: dict[str, set[str]] = {
+    "event_time": {"timestamp_ms"},
+    "label": {"int32", "int64", "float32", "float64", "boolean"},
+    "weight": {"float32", "float64"},
+    "propensity": {"float32", "float64"},
+    "numeric": {"int32", "int64", "float32", "float64", "boolean", "timestamp_ms"},
+    "categorical": {"string", "int32", "int64", "boolean", "list<string>"},
+    "title": {"string"},
+    "user": {"string", "int32", "int64"},
+    "item": {"string", "int32", "int64"},
+}
+
+
+class Strict(BaseModel):
+    """A model that refuses keys it does not know, so that a typing error never passes for a setting."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Range(Strict):
+    """Closed interval; an open end is left out."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class Column(Strict):
+    """One column: its name in Headrace, where it comes from, what it may hold, what it is for."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    type: ColumnType
+    meaning: str
+    role: Role = "none"
+    source: str | None = None
+    """Name in the raw header or JSON object; the column's own name where left out."""
+    nullable: bool = False
+    range: Range | None = None
+    one_of: tuple[str, ...] | None = None
+    pattern: str | None = None
+    """Regular expression that the whole raw text must match."""
+    time_format: str = "epoch_s"
+    """For timestamp_ms: `epoch_s`, `epoch_ms`, `iso8601`, or a Spark datetime pattern; read as UTC."""
+    separator: str = " "
+    """For list<string>: what stands between the values."""
+
+    @property
+    def raw_name(self) -> str:
+        return self.source or self.name
+
+    @model_validator(mode="after")
+    def _role_fits_type(self) -> Column:
+        allowed = _TYPES_OF_ROLE.get(self.role)
+        if allowed is not None and self.type not in allowed:
+            raise ValueError(f"role {self.role!r} needs one of the types {sorted(allowed)}, not {self.type!r}")
+        if self.role in ("user", "item", "event_time") and self.nullable:
+            raise ValueError(f"a column with role {self.role!r} cannot be nullable")
+        if self.range is not None and self.type in ("string", "list<string>", "boolean"):
+            raise ValueError(f"a range needs a number, and the type is {self.type!r}")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from None
+        return self
+
+
+class Source(Strict):
+    """How a raw table is written down: one record a line."""
+
+    format: Literal["delimited", "jsonl"] = "delimited"
+    path: str
+    """File, folder or glob below the raw folder."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=4)] = "\t"
+    quote: Annotated[str, Field(max_length=1)] = ""
+    """Quote character; empty where quotes are plain text."""
+    header: bool = True
+    null: str = ""
+    """The text that stands for null in delimited files."""
+
+
+class Table(Strict):
+    """A raw table: its source, its columns and the columns that name a row."""
+
+    source: Source
+    key: Annotated[tuple[str, ...], Field(min_length=1)]
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_hold(self) -> Table:
+        names = [column.name for column in self.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"column {twice[0]!r} is there twice")
+        for name in self.key:
+            if name not in names:
+                raise ValueError(f"key column {name!r} is not among the columns{nearest(name, names)}")
+            if self.column(name).nullable:
+                raise ValueError(f"key column {name!r} cannot be nullable")
+        return self
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    def with_role(self, *roles: Role) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.role in roles)
+
+    def the(self, role: Role) -> Column:
+        """The one column with this role."""
+        return self.with_role(role)[0]
+
+
+class Contract(Strict):
+    """A data set: the log of events, and the tables of items and of users where there are any."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    meaning: str
+    events: Table
+    items: Table | None = None
+    users: Table | None = None
+
+    @model_validator(mode="after")
+    def _roles_hold(self) -> Contract:
+        for role in ("user", "item", "event_time"):
+            count = len(self.events.with_role(role))
+            if count != 1:
+                raise ValueError(f"events: exactly one column must have the role {role!r}, {count} have")
+        for table, role in ((self.items, "item"), (self.users, "user")):
+            if table is None:
+                continue
+            named = [column.name for column in table.with_role(role)]
+            if len(named) != 1 or table.key != tuple(named):
+                raise ValueError(f"{role}s: exactly one column must have the role {role!r}, and be the key")
+            if table.the(role).type != self.events.the(role).type:
+                raise ValueError(f"{role}s: the {role} column must have the type it has in events")
+        return self
+
+    def tables(self) -> dict[TableName, Table]:
+        return {name: table for name in TABLES if (table := getattr(self, name)) is not None}
+
+    def digest(self) -> str:
+        """SHA-256 of the contract's canonical JSON."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_contract(name_or_path: str) -> Contract:
+    """Read a built-in contract by name, or a contract file by path.
+
+    Raises UserError naming the file, the place in it and, for an unknown key, the nearest known one.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = CATALOG / f"{name_or_path}.yaml"
+        if not path.exists():
+            known = sorted(file.stem for file in CATALOG.glob("*.yaml"))
+            raise UserError(
+                f"no built-in contract {name_or_path!r}{nearest(name_or_path, known)} "
+                f"Known: {', '.join(known)}; a contract of your own is given as a path ending in .yaml."
+            )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"contract {path} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"contract {path} is not YAML: {' '.join(str(error).split())}") from None
+    return parse_model(Contract, raw, where=f"contract {path}")
+
+
+def parse_model(model: type[M], raw: Any, *, where: str) -> M:
+    """Check `raw` against `model`; raise UserError that names the first faults in one line."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        faults = [_fault(model, fault) for fault in error.errors()]
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise UserError(f"{where}: {'; '.join(faults[:3])}{more}") from None
+
+
+def _fault(model: type[BaseModel], fault: Any) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        return f"unknown key {place!r}{nearest(str(fault['loc'][-1]), known)}"
+    return f"{place or 'the file'}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """The keys that the model at this place knows, found by following field names through the types."""
+    current: type[BaseModel] = model
+    for part in loc:
+        if isinstance(part, int) or part not in current.model_fields:
+            continue
+        inner = _model_in(current.model_fields[part].annotation)
+        if inner is None:
+            return []
+        current = inner
+    return list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,49 @@
+"""What every job's command line shares: help, one line and exit code 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from schemas.errors import UserError
+from spark_jobs.session import spark_session
+
+
+def parser(name: str, summary: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"spark-submit spark_jobs/jobs/{name}.py",
+        description=summary,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def run(name: str, work: Callable[[SparkSession], None]) -> int:
+    """Run a job's work in its session; give the exit code."""
+    spark = spark_session(name)
+    try:
+        work(spark)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except (PySparkException, Py4JJavaError) as error:
+        cause = _mistake_in(str(error))
+        if cause is None:
+            raise
+        print(f"{name}: {cause}", file=sys.stderr)
+        return 2
+    finally:
+        spark.stop()
+    return 0
+
+
+def _mistake_in(text: str) -> str | None:
+    """The line of a Spark failure that is about the user's files rather than about a defect."""
+    for sign in ("Permission denied", "No space left", "PATH_NOT_FOUND", "FileNotFoundException", "Connection refused"):
+        if sign in text:
+            return next(line.strip() for line in text.splitlines() if sign in line)
+    return None

@@ -1,0 +1,361 @@
+"""Prepare: checked events, items and users -> a snapshot that ranks can train on, fitted on train and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from schemas.contract import Contract, Table
+from schemas.errors import UserError
+from schemas.features import (
+    NUM_RESERVED,
+    FeatureTransform,
+    HistoryFeature,
+    IndexFeature,
+    Owner,
+)
+from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
+from schemas.manifest import SPLITS, Manifest, Parent
+from schemas.snapshot import Snapshot, open_snapshot
+from schemas.storage import absolute
+from schemas.version import VERSION, code_version
+from spark_jobs.command_line import parser, run
+from spark_jobs.datasets import read_part, row_group_rows, write_table, write_training_layout
+from spark_jobs.publication import Publication, begin, now_utc
+from spark_jobs.session import size_shuffles
+from spark_jobs.transforms.fitting import Fitted, FittedVocabulary, VocabularyLimits, fit_table, fit_vocabulary
+from spark_jobs.transforms.fitting import with_features as with_fitted_features
+from spark_jobs.transforms.histories import items_per_user, left_padded, with_history, with_negatives, with_seen
+from spark_jobs.transforms.splits import SplitPolicy, parse_split, with_split
+from spark_jobs.transforms.vocabulary import with_index
+
+_FILES_HOLD_ROW_GROUPS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    events: str
+    out: str
+    split: str
+    history_length: int
+    seen_length: int
+    num_negatives: int
+    min_count: int
+    max_values: int
+    seed: int
+    rows_per_row_group: int
+    num_files: int
+
+
+@dataclass(frozen=True)
+class FittedTables:
+    """All that was fitted on train: ids, and the features of the three tables."""
+
+    user_ids: FittedVocabulary
+    item_ids: FittedVocabulary
+    users: Fitted
+    items: Fitted
+    events: Fitted
+
+    def vocabularies(self) -> dict[str, FittedVocabulary]:
+        ids = {"user": self.user_ids, "item": self.item_ids}
+        return ids | self.users.vocabularies | self.items.vocabularies | self.events.vocabularies
+
+    def transform(self, history_length: int) -> FeatureTransform:
+        ids = (
+            IndexFeature(name="user_idx", source="user_id", owner="users", vocabulary="user"),
+            IndexFeature(name="item_idx", source="item_id", owner="items", vocabulary="item"),
+            HistoryFeature(length=history_length),
+        )
+        return FeatureTransform(
+            features=(*ids, *self.users.features, *self.items.features, *self.events.features),
+            vocabularies={name: fitted.vocabulary for name, fitted in self.vocabularies().items()},
+        )
+
+
+def prepare(spark: SparkSession, config: PrepareConfig) -> None:
+    """Split, fit, encode and write; publish the snapshot `config.out`."""
+    policy = parse_split(config.split)
+    parent = open_snapshot(config.events, kind="events")
+    settings = asdict(config) | {"job": "prepare", "release": VERSION, "parent": parent.manifest.config_digest}
+    settings = {key: value for key, value in settings.items() if key not in ("events", "out")}
+    publication = begin(spark, config.out, settings)
+    if publication is None:
+        print(f"prepare: {config.out} stands already, made with these settings from {config.events}.")
+        return
+    size_shuffles(spark, sum(file.bytes for file in parent.files("events")))
+
+    contract = parent.manifest.contract
+    events = with_split(read_events(spark, parent), policy, seed=config.seed).persist(StorageLevel.MEMORY_AND_DISK)
+    counts = check_splits(events, parent)
+    users, items = read_entities(spark, parent, "users", "user_id"), read_entities(spark, parent, "items", "item_id")
+    fitted = fit(events.where("split = 'train'"), users, items, contract, config)
+    known_users = with_user_features(users, events, fitted)
+    rows = with_ids(events, fitted).persist(StorageLevel.MEMORY_AND_DISK)
+    whole = with_user_columns(with_histories(rows, policy, config), known_users, fitted)
+    whole.persist(StorageLevel.MEMORY_AND_DISK)
+
+    write_vocabularies(publication, fitted)
+    write_table(item_rows(items, fitted, contract), publication.part("items"))
+    write_table(user_rows(known_users, rows, config), publication.part("users"))
+    for split, count in counts.items():
+        write_split(publication, whole.where(F.col("split") == split), split, count, fitted, contract, config)
+    publish(publication, parent, fitted, whole, policy, config)
+
+
+def read_events(spark: SparkSession, parent: Snapshot) -> DataFrame:
+    """The accepted events with Headrace's own names: row_id, user_id, item_id, event_time_ms, label ..., features.
+
+    row_id is a hash of the contract's key, so a row keeps its name from one snapshot to the next.
+    """
+    table = parent.manifest.contract.events
+    events = read_part(spark, parent.url, parent.files("events"))
+    if parent.manifest.rows("events") == 0:
+        raise UserError(f"{parent.url} holds no accepted events.")
+    measures = [
+        F.col(column.name).cast("float").alias(role)
+        for role in ("label", "weight", "propensity")
+        for column in table.with_role(role)[:1]  # type: ignore[arg-type]
+    ]
+    return events.select(
+        F.xxhash64(*table.key).alias("row_id"),
+        F.col(table.the("user").name).cast("string").alias("user_id"),
+        F.col(table.the("item").name).cast("string").alias("item_id"),
+        F.col(table.the("event_time").name).alias("event_time_ms"),
+        *measures,
+        *(column.name for column in table.with_role("categorical", "numeric")),
+    )
+
+
+def read_entities(spark: SparkSession, parent: Snapshot, part: str, id_name: str) -> DataFrame | None:
+    """The items or the users of the contract, with their id as text; None where the contract has no such table."""
+    table: Table | None = getattr(parent.manifest.contract, part)
+    if table is None:
+        return None
+    entities = read_part(spark, parent.url, parent.files(part))
+    return entities.withColumn(id_name, F.col(table.key[0]).cast("string"))
+
+
+def check_splits(events: DataFrame, parent: Snapshot) -> dict[str, int]:
+    """Rows by split; UserError for a split without rows."""
+    counted = {row["split"]: row["count"] for row in events.groupBy("split").count().collect()}
+    counts = {split: counted.get(split, 0) for split in SPLITS}
+    for split, count in counts.items():
+        if count == 0:
+            raise UserError(
+                f"the split leaves {split} without rows ({', '.join(f'{k} {v:,}' for k, v in counts.items())}): "
+                f"{parent.url} is too small or too uneven for it; choose another --split."
+            )
+    return counts
+
+
+def fit(
+    train: DataFrame, users: DataFrame | None, items: DataFrame | None, contract: Contract, config: PrepareConfig
+) -> FittedTables:
+    """Fit every vocabulary and moment on train: on its events, its users and its items."""
+    limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
+
+    def fit_ids(name: str) -> FittedVocabulary:
+        return fit_vocabulary(train.select(F.col(f"{name}_id").alias("value")), name, limits)
+
+    def fit_entities(entities: DataFrame | None, table: Table | None, owner: Owner, id_name: str) -> Fitted:
+        if entities is None or table is None:
+            return Fitted((), {})
+        known = entities.join(train.select(id_name).distinct(), on=id_name, how="left_semi")
+        return fit_table(known, table, owner, limits)
+
+    return FittedTables(
+        user_ids=fit_ids("user"),
+        item_ids=fit_ids("item"),
+        users=fit_entities(users, contract.users, "users", "user_id"),
+        items=fit_entities(items, contract.items, "items", "item_id"),
+        events=fit_table(train, contract.events, "events", limits),
+    )
+
+
+def with_ids(events: DataFrame, fitted: FittedTables) -> DataFrame:
+    """Add user_idx, item_idx and the events' own features. In and out: one row per event."""
+    events = with_index(events, source="user_id", vocabulary=fitted.user_ids.entries, name="user_idx")
+    events = with_index(events, source="item_id", vocabulary=fitted.item_ids.entries, name="item_idx")
+    return with_fitted_features(events, fitted.events, key="row_id")
+
+
+def with_user_features(users: DataFrame | None, events: DataFrame, fitted: FittedTables) -> DataFrame:
+    """One row per user of the log or of the user table: user_id, user_idx and features."""
+    known = events.select("user_id").distinct()
+    if users is not None:
+        known = known.unionByName(users.select("user_id")).distinct().join(users, on="user_id", how="left")
+    known = with_index(known, source="user_id", vocabulary=fitted.user_ids.entries, name="user_idx")
+    featured = with_fitted_features(known, fitted.users, key="user_id")
+    return featured.select("user_id", "user_idx", *(feature.name for feature in fitted.users.features)).persist()
+
+
+def with_user_columns(rows: DataFrame, known_users: DataFrame, fitted: FittedTables) -> DataFrame:
+    """Add the users' features. In and out: one row per event."""
+    if not fitted.users.features:
+        return rows
+    return rows.join(known_users.drop("user_idx"), on="user_id", how="left")
+
+
+def with_histories(rows: DataFrame, policy: SplitPolicy, config: PrepareConfig) -> DataFrame:
+    """Add `history`, and for valid and test `query_id` and `seen` (both empty in train)."""
+    nothing = F.array().cast("array<int>")
+    if policy.query_grain == "event":
+        with_past = with_history(rows, length=config.history_length)
+        asked = rows.where("split != 'train'").select("user_id").distinct()
+        seen = with_seen(rows.join(asked, on="user_id", how="left_semi"), length=config.seen_length)
+        held_out = seen.where("split != 'train'").select("row_id", "seen")
+        joined = with_past.join(held_out, on="row_id", how="left")
+        return joined.withColumn("query_id", F.col("row_id")).withColumn("seen", F.coalesce("seen", nothing))
+    # Of a user's train items all but the row's own: what a random split hides is not in the past but in between.
+    length = config.seen_length
+    trained = items_per_user(rows.where("split = 'train'"), length=length, name="_train")
+    known = items_per_user(rows.where("split != 'test'"), length=length, name="_known")
+    joined = rows.join(trained, on="user_id", how="left").join(known, on="user_id", how="left")
+    train_items = F.coalesce("_train", nothing)
+    others = F.when(F.col("split") == "train", F.array_remove(train_items, F.col("item_idx"))).otherwise(train_items)
+    seen = F.when(F.col("split") == "valid", train_items).otherwise(F.coalesce("_known", nothing))
+    return (
+        joined.withColumn("history", left_padded(others, config.history_length))
+        .withColumn("query_id", F.xxhash64("user_id"))
+        .withColumn("seen", F.when(F.col("split") == "train", nothing).otherwise(seen))
+        .drop("_train", "_known")
+    )
+
+
+def training_columns(fitted: FittedTables, contract: Contract) -> list[str]:
+    """The columns of every split, in order."""
+    measures = [role for role in ("label", "weight", "propensity") if contract.events.with_role(role)]  # type: ignore[arg-type]
+    features = [feature.name for feature in (*fitted.users.features, *fitted.events.features)]
+    return ["row_id", "user_idx", "item_idx", "event_time_ms", *measures, *features, "history"]
+
+
+def required(rows: DataFrame, names: list[str]) -> DataFrame:
+    """Select the columns as non-null ones, which Parquet stores as REQUIRED and the feed reads without a copy.
+
+    None of them holds a null: encoders map null to an index or to the mean. 0 here only tells Spark so.
+    """
+
+    def column(name: str) -> Column:
+        kind = rows.schema[name].dataType.typeName()
+        if kind == "array":
+            whole = F.transform(name, lambda value: F.coalesce(value, F.lit(0)))
+            return F.coalesce(whole, F.array().cast("array<int>")).alias(name)
+        return F.coalesce(F.col(name), F.lit(0).cast(rows.schema[name].dataType)).alias(name)
+
+    return rows.select(*(column(name) for name in names))
+
+
+def write_split(
+    publication: Publication,
+    rows: DataFrame,
+    split: str,
+    count: int,
+    fitted: FittedTables,
+    contract: Contract,
+    config: PrepareConfig,
+) -> None:
+    """Write one split in the training layout; valid and test with what their queries need."""
+    columns = training_columns(fitted, contract)
+    if split != "train":
+        num_items = fitted.item_ids.vocabulary.size - NUM_RESERVED
+        rows = with_negatives(rows, count=config.num_negatives, num_items=num_items, seed=config.seed)
+        columns = [*columns, "query_id", "seen", "negatives"]
+    rows_per_group = config.rows_per_row_group or row_group_rows(count)
+    write_training_layout(
+        required(rows, columns),
+        publication.part(split),
+        order=F.xxhash64("row_id", F.lit(config.seed)),
+        num_files=config.num_files or max(1, round(count / (rows_per_group * _FILES_HOLD_ROW_GROUPS))),
+        rows_per_row_group=rows_per_group,
+    )
+
+
+def write_vocabularies(publication: Publication, fitted: FittedTables) -> None:
+    for name, vocabulary in fitted.vocabularies().items():
+        write_table(vocabulary.entries.orderBy("idx"), publication.part(f"vocab/{name}"))
+
+
+def item_rows(items: DataFrame | None, fitted: FittedTables, contract: Contract) -> DataFrame:
+    """One row per item that can be recommended: item_idx, item_id, title, count in train, features; by item_idx."""
+    known = fitted.item_ids.entries.select(F.col("value").alias("item_id"), F.col("idx").alias("item_idx"), "count")
+    title = F.col("item_id")
+    if items is not None and contract.items is not None:
+        known = known.join(items, on="item_id", how="left")
+        title = F.coalesce(*(column.name for column in contract.items.with_role("title")), title)
+    featured = with_fitted_features(known.withColumn("title", title), fitted.items, key="item_id")
+    names = [feature.name for feature in fitted.items.features]
+    return featured.select("item_idx", "item_id", "title", "count", *names).orderBy("item_idx")
+
+
+def user_rows(known_users: DataFrame, rows: DataFrame, config: PrepareConfig) -> DataFrame:
+    """One row per user as of the end of the log: what a recommendation made now starts from."""
+    now = items_per_user(rows, length=config.seen_length, name="seen")
+    joined = known_users.join(now, on="user_id", how="left")
+    seen = F.coalesce("seen", F.array().cast("array<int>"))
+    return joined.withColumn("seen", seen).withColumn("history", left_padded(seen, config.history_length))
+
+
+def row_id_sums(rows: DataFrame) -> dict[str, int]:
+    """By split, the sum of row ids that an epoch over it must come to."""
+    total = F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("total")
+    return {row["split"]: int(row["total"]) % ROW_ID_MODULUS for row in rows.groupBy("split").agg(total).collect()}
+
+
+def publish(
+    publication: Publication, parent: Snapshot, fitted: FittedTables, rows: DataFrame, policy: SplitPolicy, config: PrepareConfig
+) -> None:
+    """Take stock of what was written, let the ledger prove it, and publish."""
+    names = [*SPLITS, "items", "users", *(f"vocab/{name}" for name in fitted.vocabularies())]
+    parts = {name: publication.data_files(name) for name in names}
+    written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
+    accepted = parent.manifest.ledger.tables["events"].accepted
+    publication.commit(
+        Manifest(
+            kind="snapshot",
+            id=config.out.rstrip("/").rsplit("/", 1)[-1],
+            created_at=now_utc(),
+            code_version=code_version(),
+            contract=parent.manifest.contract,
+            config=publication.config,
+            config_digest=publication.config_digest,
+            parents=(Parent(url=parent.url, id=parent.manifest.id, digest=parent.manifest.digest()),),
+            ledger=Ledger(
+                tables=parent.manifest.ledger.tables, splits=SplitLedger(accepted=accepted, **written)
+            ),
+            parts=parts,
+            transform=fitted.transform(config.history_length),
+            query_grain=policy.query_grain,
+            row_id_sums=row_id_sums(rows),
+        )
+    )
+    shown = " + ".join(f"{count:,} {split}" for split, count in written.items())
+    print(f"prepare: {accepted:,} events = {shown}")
+    print(f"prepare: published {config.out}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    command = parser("prepare", __doc__ or "")
+    add = command.add_argument
+    add("--events", required=True, help="folder or URL that ingest published")
+    add("--out", required=True, help="snapshot to publish, a folder or URL")
+    add("--split", default="time:0.8,0.1,0.1", help="time:SHARES, time:DATE,DATE, leave_last_out or ratio:SHARES")
+    add("--history-length", type=int, default=50, help="items of a user's past that the model sees")
+    add("--seen-length", type=int, default=1000, help="items of a user's past that a ranking leaves out, at most")
+    add("--num-negatives", type=int, default=100, help="sampled negatives a held-out row")
+    add("--min-count", type=int, default=1, help="values seen less often in train are encoded as unseen")
+    add("--max-values", type=int, default=10_000_000, help="values of one vocabulary, at most")
+    add("--seed", type=int, default=0, help="of the ratio split, the order of rows and the negatives")
+    add("--rows-per-row-group", type=int, default=0, help="0: fitted to the number of rows")
+    add("--num-files", type=int, default=0, help="files a split; 0: fitted to the number of rows")
+    given = vars(command.parse_args(arguments))
+    config = PrepareConfig(**given | {"events": absolute(given["events"]), "out": absolute(given["out"])})
+    return run("prepare", lambda spark: prepare(spark, config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

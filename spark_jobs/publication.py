@@ -1,0 +1,88 @@
+"""Publishing a folder: data first, the manifest last and in one step, so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from schemas.contract import digest_of
+from schemas.errors import SnapshotExists, UserError
+from schemas.manifest import MANIFEST, DataFile, Manifest
+from schemas.storage import join
+from spark_jobs.datasets import data_files
+from spark_jobs.hadoop_files import HadoopFiles
+
+WRITER = "_writer"
+
+
+@dataclass
+class Publication:
+    """A folder being written by this job; it does not exist for anyone until `commit`."""
+
+    spark: SparkSession
+    url: str
+    config: dict[str, Any]
+    files: HadoopFiles
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def config_digest(self) -> str:
+        return digest_of(self.config)
+
+    def part(self, name: str) -> str:
+        return join(self.url, name)
+
+    def data_files(self, part: str) -> tuple[DataFile, ...]:
+        """The files of a part with rows, sizes and checksums, as they lie there now."""
+        return data_files(self.spark, self.files, self.url, part)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Check the ledger and that no other job took the folder over; then let the folder exist."""
+        manifest.ledger.check()
+        holder = self.files.read_text(join(self.url, WRITER)) if self.files.exists(join(self.url, WRITER)) else ""
+        if holder != self.writer:
+            raise UserError(f"{self.url}: another job began to write here meanwhile; nothing was published.")
+        draft = join(self.url, f".{MANIFEST}.{self.writer}")
+        self.files.write_text(draft, manifest.model_dump_json(indent=1))
+        self.files.rename(draft, join(self.url, MANIFEST))
+        self.files.delete_folder(join(self.url, WRITER))
+
+
+def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication | None:
+    """Claim `url` for this job and clear what an interrupted job left there.
+
+    None where the same work (same config, which names the input too) already stands published.
+    Raises SnapshotExists where other work stands there: published folders are immutable.
+    """
+    files = HadoopFiles(spark)
+    publication = Publication(spark, url, config, files)
+    if files.exists(join(url, MANIFEST)):
+        standing = json.loads(files.read_text(join(url, MANIFEST)))
+        if standing.get("config_digest") == publication.config_digest:
+            return None
+        raise SnapshotExists(
+            f"{url} exists already, written on {standing.get('created_at')} with other settings or input"
+            f"{_difference(standing.get('config', {}), config)}. Published folders never change: give another name."
+        )
+    if files.exists(url):
+        # Only what a job of ours left behind may be cleared; a folder of the user's is never deleted.
+        if files.children(url) and not files.exists(join(url, WRITER)):
+            raise UserError(f"{url} is a folder that Headrace did not write, and it is not empty: give another name.")
+        files.delete_folder(url)
+    files.make_folder(url)
+    files.write_text(join(url, WRITER), publication.writer)
+    return publication
+
+
+def now_utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _difference(standing: dict[str, Any], wanted: dict[str, Any]) -> str:
+    keys = [key for key in sorted({*standing, *wanted}) if standing.get(key) != wanted.get(key)]
+    return f" ({', '.join(keys[:4])})" if keys else ""

@@ -1,0 +1,32 @@
+"""The one place that makes the SparkSession."""
+
+from __future__ import annotations
+
+from pyspark import SparkConf
+from pyspark.sql import SparkSession
+
+# Output must not depend on a site's defaults: these settings are part of what a job promises.
+_PROMISES = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.adaptive.enabled": "true",
+}
+_BYTES_PER_SHUFFLE_PARTITION = 64 << 20
+
+
+def spark_session(name: str) -> SparkSession:
+    """The session of this job. Master, memory, partitions and jars are spark-submit's to set."""
+    conf = SparkConf().setIfMissing("spark.master", "local[*]")
+    for key, value in _PROMISES.items():
+        conf.set(key, value)
+    spark = SparkSession.builder.config(conf=conf).appName(f"headrace {name}").getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def size_shuffles(spark: SparkSession, input_bytes: int) -> None:
+    """Fit the number of shuffle partitions to the input, unless spark-submit set it: Spark's 200 are slow for a
+    small log and too few for a large one, and adaptive execution can only merge partitions."""
+    if not SparkConf().contains("spark.sql.shuffle.partitions"):
+        partitions = max(spark.sparkContext.defaultParallelism, -(-input_bytes // _BYTES_PER_SHUFFLE_PARTITION))
+        spark.conf.set("spark.sql.shuffle.partitions", str(partitions))

@@ -1,0 +1,1 @@
+"""Plain functions from DataFrame to DataFrame; they write nothing."""

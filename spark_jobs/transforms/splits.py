@@ -1,0 +1,126 @@
+"""Assigning every event to train, valid or test: by time, by each user's last events, or by a seeded ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from schemas.errors import UserError
+from schemas.manifest import QueryGrain
+
+_HISTOGRAM_BUCKETS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPolicy:
+    """How to split; `shares` are of train, valid and test, `cuts_ms` are the first moments of valid and of test."""
+
+    kind: Literal["time", "leave_last_out", "ratio"]
+    shares: tuple[float, float, float] | None = None
+    cuts_ms: tuple[int, int] | None = None
+
+    @property
+    def query_grain(self) -> QueryGrain:
+        """A random split hides items out of the middle of a history: there the user is asked about, not an event."""
+        return "user" if self.kind == "ratio" else "event"
+
+
+def parse_split(text: str) -> SplitPolicy:
+    """`time:0.8,0.1,0.1`, `time:2024-05-01,2024-05-08`, `leave_last_out` or `ratio:0.8,0.1,0.1`."""
+    kind, _, rest = text.partition(":")
+    parts = [part.strip() for part in rest.split(",")] if rest else []
+    try:
+        if kind == "leave_last_out" and not parts:
+            return SplitPolicy(kind="leave_last_out")
+        if kind == "time" and len(parts) == 2:
+            first, second = (_utc_ms(part) for part in parts)
+            if first < second:
+                return SplitPolicy(kind="time", cuts_ms=(first, second))
+        if kind in ("time", "ratio") and len(parts) == 3:
+            train, valid, test = (float(part) for part in parts)
+            if min(train, valid, test) > 0 and abs(train + valid + test - 1) < 1e-9:
+                return SplitPolicy(kind="time" if kind == "time" else "ratio", shares=(train, valid, test))
+    except ValueError:
+        pass
+    raise UserError(
+        f"split {text!r} is none of time:0.8,0.1,0.1 (shares above 0 that sum to 1), time:2024-05-01,2024-05-08 "
+        "(first day of valid, first day of test), leave_last_out, ratio:0.8,0.1,0.1."
+    )
+
+
+def with_split(events: DataFrame, policy: SplitPolicy, *, seed: int) -> DataFrame:
+    """Add `split`: train, valid or test. In and out: one row per event, with row_id, user_id and event_time_ms."""
+    if policy.kind == "time":
+        cuts = policy.cuts_ms or times_at_shares(events, policy.shares)
+        return events.withColumn("split", _by_time(cuts))
+    if policy.kind == "leave_last_out":
+        return events.withColumn("split", _by_last_events())
+    assert policy.shares is not None
+    return events.withColumn("split", _by_ratio(policy.shares, seed))
+
+
+def times_at_shares(events: DataFrame, shares: tuple[float, float, float] | None) -> tuple[int, int]:
+    """The first moments of valid and of test: as few events as possible, but at least the share, lie before each.
+
+    Exact and the same on every run, by histograms of 4,096 buckets around the wanted moment, each finer than the last.
+    """
+    assert shares is not None
+    bounds = events.agg(F.min("event_time_ms"), F.max("event_time_ms"), F.count("*")).first()
+    assert bounds is not None
+    first, last, total = bounds
+    before_valid = _time_with_events_before(events, shares[0] * total, first, last)
+    before_test = _time_with_events_before(events, (shares[0] + shares[1]) * total, first, last)
+    return before_valid, before_test
+
+
+def _time_with_events_before(events: DataFrame, wanted: float, low: int, high: int) -> int:
+    """The smallest time t, in milliseconds, with at least `wanted` events before t."""
+    wanted -= 1e-6  # shares such as 0.8 + 0.1 are not exact
+    before = 0
+    while True:
+        width = max(1, -(-(high - low + 1) // _HISTOGRAM_BUCKETS))
+        inside = events.where(F.col("event_time_ms").between(low, high))
+        bucket = F.floor((F.col("event_time_ms") - low) / width).alias("bucket")
+        counts = sorted((row["bucket"], row["count"]) for row in inside.groupBy(bucket).count().collect())
+        for index, count in counts:
+            if before + count >= wanted:
+                break
+            before += count
+        low = low + index * width
+        if width == 1:
+            return int(low) + 1
+        high = low + width - 1
+
+
+def _by_time(cuts_ms: tuple[int, int]) -> Column:
+    time = F.col("event_time_ms")
+    return F.when(time < cuts_ms[0], "train").when(time < cuts_ms[1], "valid").otherwise("test")
+
+
+def _by_last_events() -> Column:
+    """Each user's last event is test, the one before valid; users with fewer than three events are all train."""
+    from_last = Window.partitionBy("user_id").orderBy(F.desc("event_time_ms"), "row_id")
+    position = F.row_number().over(from_last)
+    enough = F.count("*").over(Window.partitionBy("user_id")) >= 3
+    return F.when(enough & (position == 1), "test").when(enough & (position == 2), "valid").otherwise("train")
+
+
+def _by_ratio(shares: tuple[float, float, float], seed: int) -> Column:
+    """Of each user's events in a seeded order, floor(share x n) are test and valid, but at least one of three."""
+    user = Window.partitionBy("user_id")
+    count = F.count("*").over(user)
+    position = F.row_number().over(user.orderBy(F.xxhash64("row_id", F.lit(seed)), "row_id"))
+    least = F.when(count >= 3, 1).otherwise(0)
+    # 1e-9: 0.1 x 30 is a little less than 3 in binary
+    test = F.greatest(F.floor(count * shares[2] + 1e-9), least)
+    valid = F.greatest(F.floor(count * shares[1] + 1e-9), least)
+    return F.when(position <= test, "test").when(position <= test + valid, "valid").otherwise("train")
+
+
+def _utc_ms(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

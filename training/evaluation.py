@@ -1,0 +1,113 @@
+"""Evaluation: every held-out item's rank among all items, and among given negatives, computed over the ranks.
+
+One row in, one rank out; metrics are sums over rows, so the cost is linear and memory is one batch of scores.
+
+Legend: B rows of a batch, D embedding width, N items that can be recommended, K the largest k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schemas.features import NUM_RESERVED
+from training.batch import Batch, Ragged
+from training.metrics import UNREACHABLE, ranking_metrics
+from training.models.retriever import Retriever
+from training.ranks import Ranks
+
+HELD_OUT_COLUMNS = ("row_id", "query_id", "item_idx", "seen", "negatives")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Metrics of one split; `full` ranks all items but those seen, `sampled` the row's given negatives."""
+
+    full: dict[str, float]
+    sampled: dict[str, float]
+    num_rows: int
+    num_queries: int
+    row_id_sum: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: Retriever, batches: Iterable[Batch], ranks: Ranks, *, num_items: int, ks: Sequence[int], row_id_modulus: int
+) -> Evaluation:
+    """Rank every row of the batches, on all ranks together.
+
+    Items that the user has seen are left out of the full ranking, the row's own item never; ties go to the lower
+    index. An item that was not in train cannot be recommended: it counts as relevant and as missed.
+    Coverage@k is the share of items that stand within anyone's first k.
+    """
+    item_idx_N = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items)
+    items_ND = model.items(item_idx_N)
+    queries, full, sampled, id_sum = [], [], [], 0
+    listed = torch.zeros(len(ks), num_items, dtype=torch.int64)
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        users_BD = model.users(batch)
+        scores_BN = users_BD @ items_ND.T
+        if not bool(torch.isfinite(scores_BN).all()):
+            raise ValueError("the model gives scores that are no finite numbers")
+        target_B = batch["item_idx"].long() - NUM_RESERVED
+        queries.append(batch["query_id"].numpy())
+        full.append(full_ranks(scores_BN, target_B, batch.ragged("seen")).numpy())
+        sampled.append(sampled_ranks(scores_BN, target_B, batch.ragged("negatives")).numpy())
+        top_BK = masked(scores_BN, batch.ragged("seen")).topk(min(max(ks), num_items), dim=1).indices
+        for place, k in enumerate(ks):
+            listed[place, top_BK[:, :k].flatten()] = 1
+        id_sum += int((batch["row_id"] % row_id_modulus).sum())
+    every_query = ranks.gather(_stacked(queries, np.int64), "query_id")
+    every_full = ranks.gather(_stacked(full, np.int32), "full_rank")
+    every_sampled = ranks.gather(_stacked(sampled, np.int32), "sampled_rank")
+    coverage = (ranks.sum(listed, "listed") > 0).float().mean(1)
+    full_metrics = ranking_metrics(every_query, every_full, ks)
+    full_metrics |= {f"coverage@{k}": float(share) for k, share in zip(ks, coverage, strict=True)}
+    return Evaluation(
+        full=full_metrics,
+        sampled=ranking_metrics(every_query, every_sampled, ks),
+        num_rows=len(every_query),
+        num_queries=len(np.unique(every_query)),
+        row_id_sum=int(ranks.sum(torch.tensor([id_sum]), "row_id_sum")) % row_id_modulus,
+    )
+
+
+def full_ranks(scores_BN: Tensor, target_B: Tensor, seen: Ragged) -> Tensor:
+    """Each row's rank of its item among all unseen items, from 1; int32, shape (B,)."""
+    reachable_B = target_B >= 0
+    column_B1 = target_B.clamp(min=0).unsqueeze(1)
+    own_B1 = scores_BN.gather(1, column_B1)
+    return _ranks(masked(scores_BN, seen), own_B1, column_B1, reachable_B)
+
+
+def sampled_ranks(scores_BN: Tensor, target_B: Tensor, negatives: Ragged) -> Tensor:
+    """Each row's rank of its item among its own negatives, from 1, ties against it; int32, shape (B,)."""
+    reachable_B = target_B >= 0
+    own_B = scores_BN.gather(1, target_B.clamp(min=0).unsqueeze(1)).squeeze(1)
+    row = negatives.row_of_value()
+    at_least = scores_BN[row, negatives.values.long() - NUM_RESERVED] >= own_B[row]
+    rank_B = 1 + torch.zeros_like(target_B).index_add_(0, row, at_least.long())
+    return rank_B.masked_fill(~reachable_B, UNREACHABLE).to(torch.int32)
+
+
+def masked(scores_BN: Tensor, seen: Ragged) -> Tensor:
+    """The scores with every row's seen items at minus infinity."""
+    known = seen.values >= NUM_RESERVED
+    row, column = seen.row_of_value()[known], seen.values[known].long() - NUM_RESERVED
+    return scores_BN.index_put((row, column), torch.tensor(float("-inf")))
+
+
+def _ranks(scores_BN: Tensor, own_B1: Tensor, column_B1: Tensor, reachable_B: Tensor) -> Tensor:
+    before_BN = torch.arange(scores_BN.shape[1]) < column_B1
+    ahead_B = ((scores_BN > own_B1) | ((scores_BN == own_B1) & before_BN)).sum(1)
+    return (1 + ahead_B).masked_fill(~reachable_B, UNREACHABLE).to(torch.int32)
+
+
+def _stacked(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)

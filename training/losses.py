@@ -1,0 +1,67 @@
+"""Losses over sampled items. Each gives one value a row; what is drawn at random depends on seed, epoch and step only.
+
+Legend: B rows of a batch, D embedding width, S sampled items shared by the whole global batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from schemas.features import NUM_RESERVED
+from training.batch import Batch
+from training.models.retriever import Retriever
+
+
+class ItemSampler:
+    """Draws items with probability proportional to count ** exponent: 0 is uniform, 1 as often as in train."""
+
+    def __init__(self, counts: Tensor, exponent: float, *, seed: int) -> None:
+        """`counts` of items NUM_RESERVED and on, shape (number of items,)."""
+        weights = counts.to(torch.float64).clamp(min=1) ** exponent
+        self.log_probability = (weights / weights.sum()).log().to(torch.float32)
+        self._cumulative = (weights / weights.sum()).cumsum(0)
+        self._seed = seed
+
+    def draw(self, count: int, *, epoch: int, step: int) -> Tensor:
+        """`count` rows of the item vocabulary, with replacement; the same on every rank."""
+        uniform = torch.from_numpy(np.random.default_rng([self._seed, epoch, step]).random(count))
+        uniform = uniform.to(self._cumulative.device)
+        place = torch.searchsorted(self._cumulative, uniform).clamp(max=len(self._cumulative) - 1)
+        return place + NUM_RESERVED
+
+
+def sampled_softmax(
+    model: Retriever, batch: Batch, sampler: ItemSampler, *, num_sampled: int, epoch: int, temperature: float
+) -> Tensor:
+    """Cross-entropy of the row's item against sampled ones, corrected for how often each is drawn; shape (B,).
+
+    The sum over all items is estimated by importance sampling: each sampled item stands for 1 / (expected number of
+    its draws) (Bengio and Senecal 2008, section 3); in logits, the log-q correction of Yi et al. 2019 (section 3.2).
+    A sampled item that is the row's own is left out of its row. With `num_sampled` of 0 or at least the number of items, all items take part
+    and there is nothing to correct.
+    """
+    users_BD, target_B = model.users(batch) / temperature, batch["item_idx"].long()
+    num_items = len(sampler.log_probability)
+    if num_sampled == 0 or num_sampled >= num_items:
+        everything = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=target_B.device)
+        scores_BN = users_BD @ model.items(everything).T
+        return F.cross_entropy(scores_BN, target_B - NUM_RESERVED, reduction="none")
+    sampled_S = sampler.draw(num_sampled, epoch=epoch, step=batch.step)
+    own_B1 = (users_BD * model.items(target_B)).sum(1, keepdim=True)
+    log_expected_S = sampler.log_probability[sampled_S - NUM_RESERVED] + math.log(num_sampled)
+    others_BS = users_BD @ model.items(sampled_S).T - log_expected_S
+    others_BS = others_BS.masked_fill(sampled_S == target_B.unsqueeze(1), float("-inf"))
+    return torch.logsumexp(torch.cat([own_B1, others_BS], dim=1), dim=1) - own_B1.squeeze(1)
+
+
+def bpr(model: Retriever, batch: Batch, sampler: ItemSampler, *, epoch: int) -> Tensor:
+    """-log sigmoid(score of the row's item - score of a sampled one), shape (B,); Rendle et al. 2009 (section 4)."""
+    users_BD, target_B = model.users(batch), batch["item_idx"].long()
+    sampled_B = sampler.draw(batch.global_rows, epoch=epoch, step=batch.step)[batch.positions]
+    difference_B = (users_BD * (model.items(target_B) - model.items(sampled_B))).sum(1)
+    return F.softplus(-difference_B)

@@ -1,0 +1,99 @@
+"""The recipe: a model, a loss and how to train it, in one small YAML file; everything else comes from the snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from schemas.contract import Strict, parse_model
+from schemas.errors import UserError, nearest
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ModelSettings(Strict):
+    """Which model, and its sizes that the data does not decide."""
+
+    name: Literal["two_tower", "matrix_factorisation", "sasrec"]
+    width: Annotated[int, Field(gt=0)] = 64
+    user_id: bool = True
+    """Whether the user tower has an embedding of its own for every user, besides features and history."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    layers: Annotated[int, Field(gt=0)] = 2
+    """SASRec: transformer blocks."""
+    heads: Annotated[int, Field(gt=0)] = 1
+    """SASRec: attention heads; the width must be a multiple."""
+
+
+class LossSettings(Strict):
+    """How a row is compared with the items that were not chosen."""
+
+    name: Literal["sampled_softmax", "bpr"]
+    num_sampled: Annotated[int, Field(ge=0)] = 0
+    """Sampled softmax: items drawn a step; 0 takes all items."""
+    sampling_exponent: float = 0.5
+    """Items are drawn in proportion to their count in train to this power."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class OptimizerSettings(Strict):
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Recipe(Strict):
+    """A whole training run, apart from the snapshot and the ranks."""
+
+    model: ModelSettings
+    loss: LossSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+    batch_size_per_rank: Annotated[int, Field(gt=0)] = 512
+    epochs: Annotated[int, Field(gt=0)] = 50
+    patience: Annotated[int, Field(gt=0)] = 5
+    """Epochs without a better `chosen_by` on valid after which training ends."""
+    chosen_by: str = "ndcg@10"
+    ks: tuple[Annotated[int, Field(gt=0)], ...] = (10, 20)
+    seed: int = 0
+
+
+def read_recipe(name_or_path: str, overrides: list[str]) -> Recipe:
+    """Read a built-in recipe by name or a file by path, then apply overrides such as `optimizer.learning_rate=0.01`."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name_or_path}.yaml"
+        if not path.exists():
+            known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+            raise UserError(
+                f"no built-in recipe {name_or_path!r}{nearest(name_or_path, known)} Known: {', '.join(known)}; "
+                "a recipe of your own is given as a path ending in .yaml."
+            )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    for override in overrides:
+        _set(raw, override)
+    recipe = parse_model(Recipe, raw, where=f"recipe {path}")
+    metrics = [f"{metric}@{k}" for metric in ("recall", "ndcg", "hr", "mrr") for k in recipe.ks]
+    if recipe.chosen_by not in metrics:
+        raise UserError(f"recipe {path}: chosen_by {recipe.chosen_by!r} is none of {', '.join(metrics)}.")
+    return recipe
+
+
+def _set(raw: Any, override: str) -> None:
+    place, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override!r}: write it as KEY=VALUE, for example model.width=64.")
+    *outer, last = place.split(".")
+    for key in outer:
+        raw = raw.setdefault(key, {}) if isinstance(raw, dict) else raw
+    if not isinstance(raw, dict):
+        raise UserError(f"--set {override!r}: {'.'.join(outer)} holds no keys.")
+    raw[last] = yaml.safe_load(value)
