@@ -37,7 +37,7 @@ class Snapshot:
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """Read a whole part into memory: for vocabularies, items and other small tables."""
         fs, root = filesystem(self.url)
-        tables = [pq.read_table(join(root, file.path), columns, filesystem=fs) for file in self.files(part)]
+        tables = [pq.read_table(join(root, file.path), columns=columns, filesystem=fs) for file in self.files(part)]
         if not tables:
             raise UserError(f"{self.url}: there is no part {part!r}; it has {', '.join(self.manifest.parts)}.")
         return pa.concat_tables(tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 VERSION = "0.1.0"
@@ -17,3 +18,7 @@ def code_version() -> str:
         ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     return f"{VERSION}+g{git.stdout.strip()}" if git.returncode == 0 else VERSION
+
+
+def now_utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -77,10 +76,6 @@ def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication 
     files.make_folder(url)
     files.write_text(join(url, WRITER), publication.writer)
     return publication
-
-
-def now_utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _difference(standing: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ Legend: B rows of a batch, L length of a list column.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,11 @@ class Ragged:
 
     def row_of_value(self) -> Tensor:
         """For each value the row that it belongs to; shape of values."""
-        return torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets.diff())
+        rows = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.offsets.diff())
+
+    def to(self, device: torch.device) -> Ragged:
+        return Ragged(self.values.to(device), self.offsets.to(device))
 
 
 Column = Tensor | Ragged
@@ -45,6 +49,11 @@ class Batch:
     @property
     def num_rows(self) -> int:
         return len(self.positions)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on another device; on the one they lie on, without a copy."""
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        return replace(self, columns=columns, positions=self.positions.to(device))
 
     def __getitem__(self, name: str) -> Tensor:
         """A column of scalars, shape (B,), or of lists of one length, shape (B, L)."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from schemas.features import NUM_RESERVED
+from schemas.ledger import ROW_ID_MODULUS
 from training.batch import Batch, Ragged
 from training.metrics import UNREACHABLE, ranking_metrics
 from training.models.retriever import Retriever
@@ -36,7 +37,8 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Retriever, batches: Iterable[Batch], ranks: Ranks, *, num_items: int, ks: Sequence[int], row_id_modulus: int
+    model: Retriever, batches: Iterable[Batch], ranks: Ranks, *, num_items: int, ks: Sequence[int],
+    device: torch.device,
 ) -> Evaluation:
     """Rank every row of the batches, on all ranks together.
 
@@ -44,7 +46,7 @@ def evaluate(
     index. An item that was not in train cannot be recommended: it counts as relevant and as missed.
     Coverage@k is the share of items that stand within anyone's first k.
     """
-    item_idx_N = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items)
+    item_idx_N = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=device)
     items_ND = model.items(item_idx_N)
     queries, full, sampled, id_sum = [], [], [], 0
     listed = torch.zeros(len(ks), num_items, dtype=torch.int64)
@@ -56,13 +58,13 @@ def evaluate(
         if not bool(torch.isfinite(scores_BN).all()):
             raise ValueError("the model gives scores that are no finite numbers")
         target_B = batch["item_idx"].long() - NUM_RESERVED
-        queries.append(batch["query_id"].numpy())
-        full.append(full_ranks(scores_BN, target_B, batch.ragged("seen")).numpy())
-        sampled.append(sampled_ranks(scores_BN, target_B, batch.ragged("negatives")).numpy())
+        queries.append(batch["query_id"].cpu().numpy())
+        full.append(full_ranks(scores_BN, target_B, batch.ragged("seen")).cpu().numpy())
+        sampled.append(sampled_ranks(scores_BN, target_B, batch.ragged("negatives")).cpu().numpy())
         top_BK = masked(scores_BN, batch.ragged("seen")).topk(min(max(ks), num_items), dim=1).indices
         for place, k in enumerate(ks):
-            listed[place, top_BK[:, :k].flatten()] = 1
-        id_sum += int((batch["row_id"] % row_id_modulus).sum())
+            listed[place, top_BK[:, :k].flatten().cpu()] = 1
+        id_sum += int((batch["row_id"] % ROW_ID_MODULUS).sum())
     every_query = ranks.gather(_stacked(queries, np.int64), "query_id")
     every_full = ranks.gather(_stacked(full, np.int32), "full_rank")
     every_sampled = ranks.gather(_stacked(sampled, np.int32), "sampled_rank")
@@ -74,7 +76,7 @@ def evaluate(
         sampled=ranking_metrics(every_query, every_sampled, ks),
         num_rows=len(every_query),
         num_queries=len(np.unique(every_query)),
-        row_id_sum=int(ranks.sum(torch.tensor([id_sum]), "row_id_sum")) % row_id_modulus,
+        row_id_sum=int(ranks.sum(torch.tensor([id_sum]), "row_id_sum")) % ROW_ID_MODULUS,
     )
 
 
@@ -100,11 +102,11 @@ def masked(scores_BN: Tensor, seen: Ragged) -> Tensor:
     """The scores with every row's seen items at minus infinity."""
     known = seen.values >= NUM_RESERVED
     row, column = seen.row_of_value()[known], seen.values[known].long() - NUM_RESERVED
-    return scores_BN.index_put((row, column), torch.tensor(float("-inf")))
+    return scores_BN.index_put((row, column), scores_BN.new_tensor(float("-inf")))
 
 
 def _ranks(scores_BN: Tensor, own_B1: Tensor, column_B1: Tensor, reachable_B: Tensor) -> Tensor:
-    before_BN = torch.arange(scores_BN.shape[1]) < column_B1
+    before_BN = torch.arange(scores_BN.shape[1], device=scores_BN.device) < column_B1
     ahead_B = ((scores_BN > own_B1) | ((scores_BN == own_B1) & before_BN)).sum(1)
     return (1 + ahead_B).masked_fill(~reachable_B, UNREACHABLE).to(torch.int32)
 

@@ -1,11 +1,11 @@
 """Repairs races in petastorm 0.13.1's pools which lose or repeat rows without an error.
 
-A pool's `get_results` asks first "is all that was handed out done?" and then "has all been handed out?". What is
-handed out between the two questions is lost and the reading ends early: with few row groups and many epochs, in
-every second run. Asked again in the other order nothing slips between, since what was handed out stays counted.
+A pool's `get_results` asks first "is all that was handed out done?" and then "has all been handed out?".
+What is handed out between the two questions is lost and the reading ends early, most often with few row
+groups. Asked again in the other order nothing slips between: what was handed out stays counted.
 
-`ConcurrentVentilator.reset` starts a thread for the next pass, while the last pass's thread may not yet have noticed
-that it is over and would go on beside the new one, handing out row groups twice. It is made to wait for it.
+`ConcurrentVentilator.reset` starts a thread for the next pass, while the last pass's thread may not yet have
+noticed that it is over and would go on beside the new one, handing out row groups twice. It is made to wait.
 
 A process pool gives its workers 20 s to start, which is too short on a busy machine.
 """
@@ -44,8 +44,8 @@ def _all_processed(pool: Any) -> bool:
 def _until_done(get_results: Callable[[Any], Any], all_done: Callable[[Any], bool]) -> Callable[[Any], Any]:
     """`get_results` which believes "no more results" only if all is done after all was handed out.
 
-    When petastorm says "no more", all was handed out: only now is the count of what was handed out final. A pool that
-    somebody stopped has no more results whatever its counts.
+    When petastorm says "no more", all was handed out: only now is the count of what was handed out final. A
+    pool that somebody stopped has no more results, whatever its counts.
     """
     from petastorm.workers_pool import EmptyResultError
 

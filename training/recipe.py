@@ -19,9 +19,15 @@ class ModelSettings(Strict):
 
     name: Literal["two_tower", "matrix_factorisation", "sasrec"]
     width: Annotated[int, Field(gt=0)] = 64
-    user_id: bool = True
-    """Whether the user tower has an embedding of its own for every user, besides features and history."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    user_id: bool = False
+    """Two-tower: a vector of its own for every user, beside the history."""
+    user_features: bool = True
+    """Two-tower: the contract's categorical and numeric columns of users and events."""
+    recent: Annotated[int, Field(ge=0)] = 0
+    """Two-tower: newest items of the history that are averaged apart, with learned weights."""
+    history_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Two-tower: share of history items left out at random while training."""
     layers: Annotated[int, Field(gt=0)] = 2
     """SASRec: transformer blocks."""
     heads: Annotated[int, Field(gt=0)] = 1

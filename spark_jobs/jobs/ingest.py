@@ -16,11 +16,11 @@ from schemas.errors import UserError
 from schemas.ledger import Ledger, TableLedger
 from schemas.manifest import DataFile, Manifest
 from schemas.storage import absolute, join
-from schemas.version import VERSION, code_version
+from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
 from spark_jobs.datasets import read_lines, write_table
 from spark_jobs.hadoop_files import FileStatus, HadoopFiles
-from spark_jobs.publication import Publication, begin, now_utc
+from spark_jobs.publication import Publication, begin
 from spark_jobs.session import size_shuffles
 from spark_jobs.transforms.duplicates import with_repetition
 from spark_jobs.transforms.parsing import check_header, header_of, with_raw_fields

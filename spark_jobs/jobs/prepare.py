@@ -22,10 +22,10 @@ from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
 from schemas.manifest import SPLITS, Manifest, Parent
 from schemas.snapshot import Snapshot, open_snapshot
 from schemas.storage import absolute
-from schemas.version import VERSION, code_version
+from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
 from spark_jobs.datasets import read_part, row_group_rows, write_table, write_training_layout
-from spark_jobs.publication import Publication, begin, now_utc
+from spark_jobs.publication import Publication, begin
 from spark_jobs.session import size_shuffles
 from spark_jobs.transforms.fitting import Fitted, FittedVocabulary, VocabularyLimits, fit_table, fit_vocabulary
 from spark_jobs.transforms.fitting import with_features as with_fitted_features

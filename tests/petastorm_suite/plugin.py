@@ -1,7 +1,7 @@
-"""pytest plugin: makes petastorm's own tests run on today's pytest, pandas and Python, and notes every outcome.
+"""pytest plugin: makes petastorm's own tests run on today's pytest, pandas and Python, and notes outcomes.
 
-Stand-ins here are for the tests alone. What petastorm itself needs comes from training/petastorm_on_arrow.py, which
-this plugin installs unless the variable WITHOUT_ADAPTER is set.
+The stand-ins here are for the tests alone. What petastorm itself needs comes from
+training/petastorm_on_arrow.py, which this plugin installs unless the variable WITHOUT_ADAPTER is set.
 """
 
 import inspect
@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pandas.testing
@@ -86,7 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _note(test: str, outcome: str, seconds: float, why: str) -> None:
     with open(os.environ["OUTCOMES"], "a") as outcomes:
-        outcomes.write(json.dumps({"test": test, "outcome": outcome, "seconds": round(seconds, 2), "why": why}) + "\n")
+        outcomes.write(
+            json.dumps({"test": test, "outcome": outcome, "seconds": round(seconds, 2), "why": why}) + "\n"
+        )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -94,7 +95,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _note(report.nodeid, report.outcome, report.duration, report.longreprtext)
 
 
-def pytest_collectreport(report: pytest.CollectReport) -> Iterator[None] | None:
+def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.outcome != "passed":
         _note(report.nodeid, report.outcome, 0.0, report.longreprtext)
-    return None

@@ -1,4 +1,4 @@
-"""Run petastorm's own test-suite on the adapter and compare with what passes on pyarrow 14, where it needs none.
+"""Run petastorm's own tests on the adapter and compare with what passes on pyarrow 14, where it needs none.
 
     python -m tests.petastorm_suite.run [--quick] [--list] [--only PART ...]
 
@@ -26,8 +26,13 @@ PASSES_ON_PYARROW_14 = HERE / "passes_on_pyarrow_14.txt"
 REASONS = HERE / "reasons.yaml"
 FOLDERS = ("hdfs/tests", "workers_pool/tests", "tests")
 QUICK = ("test_hdfs_namenode", "test_fs_utils", "test_unischema", "test_ventilator", "test_workers_pool")
-NEEDED = {"cv2": "opencv-python-headless", "PIL": "pillow", "pyspark": "pyspark", "torch": "torch",
-          "pytest_timeout": "pytest-timeout"}
+NEEDED = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "pyspark": "pyspark",
+    "torch": "torch",
+    "pytest_timeout": "pytest-timeout",
+}
 
 Outcomes = dict[str, str]  # test id -> passed, failed or skipped
 
@@ -55,16 +60,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.petastorm_suite.run", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.petastorm_suite.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="only the files that are done in a minute or so")
     parser.add_argument("--list", action="store_true", help="print the test files, run nothing")
-    parser.add_argument("--only", nargs="+", default=(), metavar="PART", help="files whose name contains a PART")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="PART", help="files whose name contains a PART"
+    )
     parser.add_argument("-k", metavar="EXPRESSION", help="only tests that match, as in pytest")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "petastorm_suite",
-                        help="folder for logs and outcomes.json (%(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=REPOSITORY / "runs" / "petastorm_suite",
+        help="folder for logs and outcomes.json (%(default)s)",
+    )
     parser.add_argument("--timeout-s", type=int, default=600, help="for one test (%(default)s)")
-    parser.add_argument("--without-adapter", action="store_true", help="leave petastorm alone, for an old pyarrow")
+    parser.add_argument(
+        "--without-adapter", action="store_true", help="leave petastorm alone, for an old pyarrow"
+    )
     parser.add_argument("--write-passes", type=Path, metavar="FILE", help="write the ids of the passed tests")
     return parser
 
@@ -78,24 +94,51 @@ def _petastorm() -> Path:
 
 
 def _test_files(parts: tuple[str, ...] | list[str]) -> list[str]:
-    """Paths below site-packages, the beginning of pytest's ids, of the files whose name contains one of the parts."""
+    """Test files whose name contains one of the parts, as paths below site-packages."""
     petastorm = _petastorm()
-    files = [str(path.relative_to(petastorm.parent))
-             for folder in FOLDERS for path in sorted((petastorm / folder).glob("test_*.py"))]
+    files = [
+        str(path.relative_to(petastorm.parent))
+        for folder in FOLDERS
+        for path in sorted((petastorm / folder).glob("test_*.py"))
+    ]
     return [file for file in files if not parts or any(part in Path(file).name for part in parts)]
 
 
 def _run(file: str, options: argparse.Namespace) -> Outcomes:
-    """One pytest process a file, so that a crash costs one file; its tests that never ran are not in the result."""
+    """One pytest process a file, so a crash costs one file; tests that never ran are not in the result."""
     site_packages = _petastorm().parent
     notes = options.out / f"{Path(file).stem}.jsonl"
     notes.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", str(site_packages / file), f"--rootdir={site_packages}",
-               "-c", os.devnull, "-p", "no:cacheprovider", "-p", "tests.petastorm_suite.plugin", "--tb=native",
-               f"--timeout={options.timeout_s}", "-v", "--color=no", *(["-k", options.k] if options.k else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(site_packages / file),
+        f"--rootdir={site_packages}",
+        "-c",
+        os.devnull,
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:pytest_forked",
+        "-p",
+        "tests.petastorm_suite.plugin",
+        "--tb=native",
+        f"--timeout={options.timeout_s}",
+        "-v",
+        "--color=no",
+        *(["-k", options.k] if options.k else []),
+    ]
     with open(options.out / f"{Path(file).stem}.log", "w") as log:
-        pytest = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(notes, options.without_adapter), text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+        pytest = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=_environment(notes, options.without_adapter),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            errors="replace",
+        )
         for line in pytest.stdout or ():
             log.write(line)
             log.flush()
@@ -134,14 +177,19 @@ def _outcomes(notes: Path) -> Outcomes:
 def _compare(files: list[str], outcomes: Outcomes) -> int:
     """Print the counts and every test that passes on pyarrow 14 but not here; 1 if one has no reason."""
     reasons: dict[str, str] = yaml.safe_load(REASONS.read_text()) or {}
-    there = [test for test in PASSES_ON_PYARROW_14.read_text().split("\n") if test.partition("::")[0] in files]
+    there = [
+        test for test in PASSES_ON_PYARROW_14.read_text().split("\n") if test.partition("::")[0] in files
+    ]
     here = Counter(outcomes.values())
     lost = [test for test in there if outcomes.get(test) != "passed"]
     gained = [test for test, outcome in outcomes.items() if outcome == "passed" and test not in there]
     unexplained = []
     for test in lost:
-        reason = next((why for pattern, why in reasons.items() if test == pattern or _matches(test, pattern)), None)
-        print(f"\n{outcomes.get(test, 'not run'):8} {test}\n         {reason or 'NO REASON GIVEN in reasons.yaml'}")
+        reason = next(
+            (why for pattern, why in reasons.items() if test == pattern or _matches(test, pattern)), None
+        )
+        print(f"\n{outcomes.get(test, 'not run'):8} {test}")
+        print(f"         {reason or 'NO REASON GIVEN in reasons.yaml'}")
         if not reason:
             unexplained.append(test)
     print(f"\n{'':28}{'passed':>8}{'failed':>8}{'skipped':>8}")

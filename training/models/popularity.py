@@ -12,14 +12,17 @@ from training.batch import Batch
 class Popularity(nn.Module):
     """Scores are counts in train; it learns nothing."""
 
-    columns = ("user_idx",)
-
     def __init__(self, counts: Tensor) -> None:
         super().__init__()
         self.register_buffer("counts_N1", torch.cat([counts.new_zeros(NUM_RESERVED), counts]).float().unsqueeze(1))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("user_idx",)
+
     def users(self, batch: Batch) -> Tensor:
-        return torch.ones(batch.num_rows, 1)
+        counts_N1: Tensor = self.counts_N1  # type: ignore[assignment]
+        return counts_N1.new_ones(batch.num_rows, 1)
 
     def items(self, item_idx_M: Tensor) -> Tensor:
         counts_N1: Tensor = self.counts_N1  # type: ignore[assignment]

@@ -5,20 +5,29 @@ Legend: B rows of a batch, D embedding width, L history length, M items asked fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from schemas.features import FeatureTransform, IndexFeature, IndicesFeature, NumberFeature, Owner
+from schemas.features import (
+    PADDING_IDX,
+    Feature,
+    FeatureTransform,
+    IndexFeature,
+    IndicesFeature,
+    NumberFeature,
+)
 from training.batch import Batch
 
 
 class Retriever(Protocol):
     """Called by the loop, the evaluation and serving alike."""
 
-    columns: tuple[str, ...]
-    """Columns that `users` reads from a batch."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that `users` reads from a batch."""
 
     def users(self, batch: Batch) -> Tensor:
         """Shape (B, D)."""
@@ -28,15 +37,14 @@ class Retriever(Protocol):
 
 
 class FeatureEmbedding(nn.Module):
-    """Sums the embeddings of a table's features into one vector: a bag of what is known of a user or an item."""
+    """Sums the embeddings of features into one vector: a bag of what is known of a user or an item."""
 
-    def __init__(self, transform: FeatureTransform, owner: Owner, width: int, *, ids: bool) -> None:
+    def __init__(self, features: Sequence[Feature], transform: FeatureTransform, width: int) -> None:
         super().__init__()
-        features = [f for f in transform.of(owner) if ids or f.name not in ("user_idx", "item_idx")]
         self.categorical = [f for f in features if isinstance(f, IndexFeature | IndicesFeature)]
         self.numeric = [f for f in features if isinstance(f, NumberFeature)]
         self.tables = nn.ModuleDict(
-            {f.name: nn.Embedding(transform.size(f), width, padding_idx=0) for f in self.categorical}
+            {f.name: nn.Embedding(transform.size(f), width, padding_idx=PADDING_IDX) for f in self.categorical}
         )
         self.numbers = nn.Linear(len(self.numeric), width, bias=False) if self.numeric else None
 
@@ -44,7 +52,7 @@ class FeatureEmbedding(nn.Module):
     def columns(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in (*self.categorical, *self.numeric))
 
-    def forward(self, columns: dict[str, Tensor]) -> Tensor:
+    def forward(self, columns: Mapping[str, Tensor]) -> Tensor:
         """Columns of shape (B,) or (B, length); gives (B, D). Lists count by the mean of their values."""
         parts = []
         for feature in self.categorical:
@@ -58,5 +66,5 @@ class FeatureEmbedding(nn.Module):
 
 def mean_over_list(vectors_BLD: Tensor, index_BL: Tensor) -> Tensor:
     """Mean over the entries of each list that are not padding (0); zeros for an empty list."""
-    held_BL1 = (index_BL != 0).unsqueeze(-1).to(vectors_BLD.dtype)
+    held_BL1 = (index_BL != PADDING_IDX).unsqueeze(-1).to(vectors_BLD.dtype)
     return (vectors_BLD * held_BL1).sum(1) / held_BL1.sum(1).clamp(min=1)

@@ -20,8 +20,6 @@ class SASRec(nn.Module):
     table shared between input and output (section III-E). With causal attention only the newest position is read.
     """
 
-    columns = ("history",)
-
     def __init__(self, settings: ModelSettings, transform: FeatureTransform) -> None:
         super().__init__()
         width, length = settings.width, transform.history_length
@@ -36,6 +34,10 @@ class SASRec(nn.Module):
         self.blocks = nn.TransformerEncoder(block, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False)
         future = torch.ones(length + 1, length + 1, dtype=torch.bool).triu(1)
         self.register_buffer("future", future, persistent=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("history",)
 
     def users(self, batch: Batch) -> Tensor:
         history_BL = batch["history"].long()

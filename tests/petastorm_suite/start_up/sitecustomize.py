@@ -1,6 +1,6 @@
 """Puts the adapter in place in the Python processes that Spark starts; on PYTHONPATH while the suite runs.
 
-Spark's workers unpickle functions of petastorm, so petastorm must be importable there, and no code of ours runs first.
+Spark's workers unpickle functions of petastorm, so it must import there, and no code of ours runs first.
 """
 
 import os

@@ -1,0 +1,47 @@
+"""The bundle's manifest: what a trained model is, what it was trained on, and how good it was found to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.contract import Contract, Strict
+from schemas.features import FeatureTransform
+from schemas.manifest import Parent, QueryGrain
+
+BUNDLE = "bundle.json"
+
+
+class SplitMetrics(Strict):
+    """Metrics of one split, by full ranking and among the given negatives."""
+
+    num_rows: int
+    num_queries: int
+    row_id_sum: int
+    full: dict[str, float]
+    sampled: dict[str, float]
+
+
+class BundleManifest(Strict):
+    """Beside `model.safetensors` (weights) and `items.parquet` (item_idx, item_id, title, count)."""
+
+    created_at: str
+    code_version: str
+    recipe: dict[str, Any]
+    contract: Contract
+    transform: FeatureTransform
+    query_grain: QueryGrain
+    snapshot: Parent
+    world_size: int
+    epochs: int
+    best_epoch: int
+    valid: SplitMetrics
+
+
+class RunEvaluation(Strict):
+    """A run's model on a split, with the popularity baseline beside it."""
+
+    split: str
+    snapshot: Parent
+    query_grain: QueryGrain
+    model: SplitMetrics
+    popularity: SplitMetrics

@@ -1,0 +1,46 @@
+"""What the programs of this package share: one line and exit code 2 for a user's mistake, one voice for all ranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from schemas.errors import UserError
+from training.ranks import Ranks, start_ranks
+
+
+def run(name: str, work: Callable[[Ranks], None]) -> int:
+    """Run `work` on this rank; give the exit code."""
+    share_cores()
+    ranks = start_ranks()
+    try:
+        work(ranks)
+    except UserError as error:
+        if ranks.rank == 0 or ranks.size == 1:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+def share_cores() -> None:
+    """Divide the machine's cores among its ranks: torch takes all of them for each, and they get in each other's way."""
+    local_ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+
+
+def speaker(name: str, ranks: Ranks) -> Callable[[str], None]:
+    """Prints a line, on rank 0 only."""
+
+    def say(line: str) -> None:
+        if ranks.rank == 0:
+            print(f"{name}: {line}", flush=True)
+
+    return say
+
+
+def device() -> torch.device:
+    """The GPU of this rank where there is one."""
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")

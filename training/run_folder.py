@@ -1,0 +1,114 @@
+"""The run folder: resolved settings, metrics as they come, checkpoints, and at the end the bundle.
+
+run.json        recipe, snapshot, ranks, code: what was run
+metrics.jsonl   one line an epoch
+tensorboard/    the same as curves
+checkpoints/    the last epoch's and the best one's
+bundle/         weights, recipe, features, contract, items, metrics, lineage: all that serving needs
+evaluation-*.json   what `evaluate` found on a split
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from torch import nn
+
+from schemas.bundle import BUNDLE, BundleManifest, RunEvaluation
+from schemas.errors import UserError
+from training.catalogue import Catalogue
+from training.bundle import ITEMS
+from training.checkpoint import WEIGHTS, Checkpoints, save_weights, write_json
+
+RUN, METRICS = "run.json", "metrics.jsonl"
+
+
+class RunFolder:
+    """One training run on disk. Only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raise UserError where another run, or something else, lies here."""
+        path = self.path / RUN
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            differing = ", ".join(key for key in settings if settings[key] != found.get(key))
+            if differing:
+                raise UserError(f"{self.path} holds a run with another {differing}: give --run another name.")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} is no run folder and not empty: give --run another name.")
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Make the folder, unless the run was begun before."""
+        if (self.path / RUN).exists():
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / RUN, settings)
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {self.path}: {error.strerror}.") from None
+
+    @property
+    def bundle(self) -> Path:
+        return self.path / "bundle"
+
+    def is_complete(self) -> bool:
+        return (self.bundle / BUNDLE).exists()
+
+    def keep_metrics(self, epochs: int) -> None:
+        """Drop the lines of epochs after the checkpoint that training goes on from: they will come again."""
+        path = self.path / METRICS
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _epoch_of(line) < epochs]
+            draft = path.with_suffix(".draft")
+            draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            draft.rename(path)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self, epoch: int) -> dict[str, Any]:
+        """The metrics of an epoch."""
+        lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+        found: dict[str, Any] = next(json.loads(line) for line in lines if _epoch_of(line) == epoch)
+        return found
+
+    def evaluation(self, split: str) -> RunEvaluation | None:
+        """What `evaluate` wrote for a split, if it did."""
+        path = self._evaluation_path(split)
+        return RunEvaluation.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def save_evaluation(self, evaluation: RunEvaluation) -> None:
+        write_json(self._evaluation_path(evaluation.split), evaluation.model_dump(mode="json"))
+
+    def _evaluation_path(self, split: str) -> Path:
+        return self.path / f"evaluation-{split}.json"
+
+    def publish_bundle(self, model: nn.Module, catalogue: Catalogue, manifest: BundleManifest) -> None:
+        """Write the bundle whole or not at all."""
+        draft = self.path / f".bundle-{uuid.uuid4().hex}"
+        draft.mkdir()
+        save_weights(draft / WEIGHTS, model)
+        pq.write_table(catalogue.table, draft / ITEMS)
+        write_json(draft / BUNDLE, manifest.model_dump(mode="json"))
+        if self.bundle.exists():
+            shutil.rmtree(self.bundle)
+        draft.rename(self.bundle)
+
+
+def _epoch_of(line: str) -> int:
+    """The line's epoch; a line cut short by a crash belongs to none that is kept."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 60

@@ -1,0 +1,121 @@
+"""Train a model on a snapshot: alone, or on the ranks that horovodrun starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemas.bundle import BundleManifest, SplitMetrics
+from schemas.manifest import Parent
+from schemas.snapshot import Snapshot, open_snapshot
+from schemas.storage import absolute
+from schemas.version import code_version, now_utc
+from training.catalogue import read_catalogue
+from training.checkpoint import Progress, load_weights
+from training.loop import Trainer
+from training.models.build import build_model
+from training.programs import device, run, speaker
+from training.ranks import Ranks
+from training.recipe import Recipe, read_recipe
+from training.run_folder import RunFolder
+
+
+def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder, check_only: bool) -> None:
+    """Train, and publish the bundle of the epoch that is best on valid; test is not looked at."""
+    say = speaker("train", ranks)
+    snapshot = open_snapshot(snapshot_url)
+    settings = settings_of(snapshot, recipe, ranks)
+    folder.check(settings)
+    catalogue = read_catalogue(snapshot)
+    torch.manual_seed(recipe.seed)
+    trainer = Trainer(
+        model=build_model(recipe.model, snapshot.transform, catalogue.features).to(device()),
+        snapshot=snapshot,
+        catalogue=catalogue,
+        recipe=recipe,
+        ranks=ranks,
+        device=device(),
+        say=say,
+    )
+    trainer.feed("train", ()).plan(0)  # refuses what cannot be shared out, before anything is written
+    if check_only:
+        return
+    if folder.is_complete():
+        say(f"{folder.path} stands already, trained with these settings on this snapshot.")
+        return
+    if ranks.rank == 0:
+        snapshot.verify(checksums=False)
+        folder.begin(settings)
+    say(f"{recipe.model.name} on {snapshot.manifest.rows('train'):,} rows of {snapshot.url}, {ranks.size} rank(s)")
+    progress = trainer.train(folder)
+    if ranks.rank == 0:
+        load_weights(folder.checkpoints.best_weights(progress), trainer.model)
+        folder.publish_bundle(trainer.model, catalogue, describe(trainer, folder, progress))
+    say(f"best epoch {progress.best_epoch}: valid {recipe.chosen_by} {progress.best_value:.4f}")
+    say(f"published {folder.bundle}")
+
+
+def settings_of(snapshot: Snapshot, recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
+    """What makes a run this run: equal settings go on with it, others need a folder of their own."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "snapshot": parent_of(snapshot).model_dump(mode="json"),
+        "world_size": ranks.size,
+    }
+
+
+def parent_of(snapshot: Snapshot) -> Parent:
+    return Parent(url=snapshot.url, id=snapshot.manifest.id, digest=snapshot.manifest.digest())
+
+
+def describe(trainer: Trainer, folder: RunFolder, progress: Progress) -> BundleManifest:
+    """The bundle's manifest, with the metrics of the best epoch on valid."""
+    manifest = trainer.snapshot.manifest
+    assert manifest.query_grain is not None
+    return BundleManifest(
+        created_at=now_utc(),
+        code_version=code_version(),
+        recipe=trainer.recipe.model_dump(mode="json"),
+        contract=manifest.contract,
+        transform=trainer.snapshot.transform,
+        query_grain=manifest.query_grain,
+        snapshot=parent_of(trainer.snapshot),
+        world_size=trainer.ranks.size,
+        epochs=progress.epochs_done,
+        best_epoch=progress.best_epoch,
+        valid=SplitMetrics.model_validate(folder.metrics(progress.best_epoch)["valid"]),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    command = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description=f"{__doc__} Example: horovodrun -np 2 --gloo python -m training.train --snapshot S --run R",
+    )
+    command.add_argument("--snapshot", required=True, help="folder or URL that prepare published")
+    command.add_argument("--run", required=True, help="folder of the run; an interrupted run in it goes on")
+    command.add_argument("--recipe", default="two_tower", help="built-in recipe, or a path ending in .yaml (two_tower)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optimizer.learning_rate=0.001"
+    )
+    command.add_argument("--check-only", action="store_true", help="check settings and data, and train nothing")
+    given = command.parse_args(arguments)
+
+    def work(ranks: Ranks) -> None:
+        train(
+            ranks,
+            snapshot_url=absolute(given.snapshot),
+            recipe=read_recipe(given.recipe, given.set),
+            folder=RunFolder(Path(absolute(given.run))),
+            check_only=given.check_only,
+        )
+
+    return run("train", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
