@@ -1,1 +1,1 @@
-"""Headrace's pipelines."""
+"""The command line `headrace` and the runs over several programs: starts the others, reads their manifests."""

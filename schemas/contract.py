@@ -20,12 +20,8 @@ from schemas.errors import UserError, nearest
 M = TypeVar("M", bound=BaseModel)
 CATALOG = Path(__file__).parent / "catalog"
 
-ColumnType = Literal[
-    "string", "int32", "int64", "float32", "float64", "boolean", "timestamp_ms", "list<string>"
-]
-Role = Literal[
-    "user", "item", "event_time", "label", "weight", "propensity", "categorical", "numeric", "title", "none"
-]
+ColumnType = Literal["string", "int32", "int64", "float32", "float64", "boolean", "timestamp_ms", "list<string>"]
+Role = Literal["user", "item", "event_time", "label", "weight", "propensity", "categorical", "numeric", "title", "none"]
 TableName = Literal["events", "items", "users"]
 TABLES: tuple[TableName, ...] = ("events", "items", "users")
 
@@ -152,11 +148,13 @@ class Contract(Strict):
 
     @model_validator(mode="after")
     def _roles_hold(self) -> Contract:
-        for role in ("user", "item", "event_time"):
+        needed: tuple[Role, ...] = ("user", "item", "event_time")
+        for role in needed:
             count = len(self.events.with_role(role))
             if count != 1:
                 raise ValueError(f"events: exactly one column must have the role {role!r}, {count} have")
-        for table, role in ((self.items, "item"), (self.users, "user")):
+        entities: tuple[tuple[Table | None, Role], ...] = ((self.items, "item"), (self.users, "user"))
+        for table, role in entities:
             if table is None:
                 continue
             named = [column.name for column in table.with_role(role)]

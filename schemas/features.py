@@ -71,9 +71,7 @@ class NumberFeature(Strict):
     std: float
 
 
-Feature = Annotated[
-    IndexFeature | IndicesFeature | HistoryFeature | NumberFeature, Field(discriminator="kind")
-]
+Feature = Annotated[IndexFeature | IndicesFeature | HistoryFeature | NumberFeature, Field(discriminator="kind")]
 
 
 class FeatureTransform(Strict):

@@ -60,6 +60,9 @@ class Manifest(Strict):
     row_id_sums: dict[str, int] = {}
     """By split, the sum of row ids modulo ROW_ID_MODULUS: the identity of the rows, for the training ledger."""
 
+    statistics: dict[str, dict[str, float]] = {}
+    """By split: rows, users and items (about), times, shares of unseen ids, mean history length, mean label."""
+
     def digest(self) -> str:
         return digest_of(self.model_dump(mode="json"))
 

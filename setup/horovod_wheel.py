@@ -108,10 +108,7 @@ def find_nccl() -> Nccl | None:
     for root in roots:
         folders = [root / "lib", root / "lib64", root / "lib" / f"{platform.machine()}-linux-gnu"]
         libraries = [
-            folder / name
-            for folder in folders
-            for name in ("libnccl.so", "libnccl.so.2")
-            if (folder / name).exists()
+            folder / name for folder in folders for name in ("libnccl.so", "libnccl.so.2") if (folder / name).exists()
         ]
         if (root / "include" / "nccl.h").exists() and libraries:
             return Nccl(cuda_home, root / "include", libraries[0])

@@ -40,9 +40,7 @@ def row_group_rows(rows: int) -> int:
     return min(_MAX_ROW_GROUP_ROWS, max(_MIN_ROW_GROUP_ROWS, 1 << (wanted - 1).bit_length()))
 
 
-def write_training_layout(
-    rows: DataFrame, url: str, *, order: Column, num_files: int, rows_per_row_group: int
-) -> None:
+def write_training_layout(rows: DataFrame, url: str, *, order: Column, num_files: int, rows_per_row_group: int) -> None:
     """Write rows for the feed: non-null columns as REQUIRED, LZ4, no dictionary, in the order of a random key.
 
     `order` is a pseudo-random number a row. Files are drawn by it and sorted by it, so every file is a random
@@ -66,7 +64,8 @@ def data_files(spark: SparkSession, hadoop: HadoopFiles, root: str, part: str) -
     read_back = spark.read.format("binaryFile").load([status.url for status in found])
     # Collected: one short row a file, as many as the manifest lists.
     digests = {
-        _name(row.path): row.sha256 for row in read_back.select("path", F.sha2("content", 256).alias("sha256")).collect()
+        _name(row.path): row.sha256
+        for row in read_back.select("path", F.sha2("content", 256).alias("sha256")).collect()
     }
     return tuple(
         DataFile(

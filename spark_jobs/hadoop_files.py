@@ -23,7 +23,7 @@ class HadoopFiles:
 
     def __init__(self, spark: SparkSession) -> None:
         self._jvm: Any = spark._jvm
-        self._conf: Any = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        self._conf: Any = spark._jsc.hadoopConfiguration()
 
     def exists(self, url: str) -> bool:
         path, fs = self._open(url)

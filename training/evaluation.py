@@ -37,7 +37,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Retriever, batches: Iterable[Batch], ranks: Ranks, *, num_items: int, ks: Sequence[int],
+    model: Retriever,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    *,
+    num_items: int,
+    ks: Sequence[int],
     device: torch.device,
 ) -> Evaluation:
     """Rank every row of the batches, on all ranks together.

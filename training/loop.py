@@ -21,7 +21,7 @@ from training.catalogue import Catalogue
 from training.checkpoint import Progress
 from training.evaluation import HELD_OUT_COLUMNS, Evaluation, evaluate
 from training.feed import Feed, part_feed
-from training.losses import ItemSampler, bpr, sampled_softmax
+from training.losses import ItemSampler, bpr, counted, sampled_softmax
 from training.models.retriever import Retriever
 from training.ranks import Ranks
 from training.recipe import Recipe
@@ -100,9 +100,9 @@ class Trainer:
             torch.manual_seed(_seed_of(self.recipe.seed, epoch, batch.step, self.ranks.rank))
             moved = batch.to(self.device)
             optimizer.zero_grad()
-            loss = self.loss(moved, epoch).sum()
+            loss = counted(self.loss(moved, epoch), moved).sum()
             # A share of the global mean: summed over the ranks this is the gradient of one large batch.
-            (loss / batch.global_rows).backward()  # type: ignore[no-untyped-call]
+            (loss / batch.global_rows).backward()
             optimizer.step()
             totals[0] += float(loss.detach())
             totals[1] += batch.num_rows
@@ -180,10 +180,11 @@ class Trainer:
                 self.say(f"epoch {epoch}: step {batch.step + 1} of {num_steps} ({done:.0%}), {left:.0f} s left")
 
     def _report(self, epoch: int, result: EpochResult, valid: Evaluation, *, is_best: bool) -> None:
-        chosen = self.recipe.chosen_by
+        chosen, best = self.recipe.chosen_by, " (best)" if is_best else ""
+        speed = result.rows / result.seconds
         self.say(
-            f"epoch {epoch}: loss {result.loss:.4f}, valid {chosen} {valid.full[chosen]:.4f}{' (best)' if is_best else ''}, "
-            f"{result.rows:,} rows in {result.seconds:.1f} s ({result.rows / result.seconds:,.0f} rows/s)"
+            f"epoch {epoch}: loss {result.loss:.4f}, valid {chosen} {valid.full[chosen]:.4f}{best}, "
+            f"{result.rows:,} rows in {result.seconds:.1f} s ({speed:,.0f} rows/s)"
         )
 
 

@@ -42,10 +42,10 @@ def sampled_softmax(
 
     The sum over all items is estimated by importance sampling: each sampled item stands for 1 / (expected number of
     its draws) (Bengio and Senecal 2008, section 3); in logits, the log-q correction of Yi et al. 2019 (section 3.2).
-    A sampled item that is the row's own is left out of its row. With `num_sampled` of 0 or at least the number of items, all items take part
-    and there is nothing to correct.
+    A sampled item that is the row's own is left out of its row. With `num_sampled` of 0 or at least the number of
+    items, all items take part and there is nothing to correct.
     """
-    users_BD, target_B = model.users(batch) / temperature, batch["item_idx"].long()
+    users_BD, target_B = model.users(batch) / temperature, known_targets(batch)
     num_items = len(sampler.log_probability)
     if num_sampled == 0 or num_sampled >= num_items:
         everything = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=target_B.device)
@@ -61,7 +61,17 @@ def sampled_softmax(
 
 def bpr(model: Retriever, batch: Batch, sampler: ItemSampler, *, epoch: int) -> Tensor:
     """-log sigmoid(score of the row's item - score of a sampled one), shape (B,); Rendle et al. 2009 (section 4)."""
-    users_BD, target_B = model.users(batch), batch["item_idx"].long()
+    users_BD, target_B = model.users(batch), known_targets(batch)
     sampled_B = sampler.draw(batch.global_rows, epoch=epoch, step=batch.step)[batch.positions]
     difference_B = (users_BD * (model.items(target_B) - model.items(sampled_B))).sum(1)
     return F.softplus(-difference_B)
+
+
+def known_targets(batch: Batch) -> Tensor:
+    """The row's item, shape (B,); for one that the vocabulary left out, any other, whose loss is not counted."""
+    return batch["item_idx"].long().clamp(min=NUM_RESERVED)
+
+
+def counted(loss_B: Tensor, batch: Batch) -> Tensor:
+    """The loss, and 0 for rows whose item the vocabulary left out: there is nothing to learn from them."""
+    return loss_B * (batch["item_idx"] >= NUM_RESERVED)

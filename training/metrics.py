@@ -14,9 +14,7 @@ UNREACHABLE = np.iinfo(np.int32).max
 """The rank of an item that cannot be recommended: it was not in train."""
 
 
-def ranking_metrics(
-    query_ids: NDArray[np.int64], ranks: NDArray[np.int32], ks: Sequence[int]
-) -> dict[str, float]:
+def ranking_metrics(query_ids: NDArray[np.int64], ranks: NDArray[np.int32], ks: Sequence[int]) -> dict[str, float]:
     """Recall@k, NDCG@k, HR@k and MRR@k, averaged over queries; a query's relevant items are its rows.
 
     query_ids and ranks have shape (R,); ranks count from 1 in the full ranking of the query's items.

@@ -255,16 +255,12 @@ class LegacyParquetDataset:
             below_root = path.strip("/").removeprefix(root.strip("/")).strip("/").split("/")
             if below_root in (["_metadata"], ["_common_metadata"]):
                 setattr(self, f"{below_root[0][1:]}_path", path)
-            if any(
-                part.startswith(("_", ".")) or part.endswith((".crc", "_$folder$")) for part in below_root
-            ):
+            if any(part.startswith(("_", ".")) or part.endswith((".crc", "_$folder$")) for part in below_root):
                 continue
             keys = _partition_keys(below_root[:-1], partitions)
             pieces.append(ParquetDatasetPiece(path, self.fs.open, partition_keys=keys))
         if any(len(piece.partition_keys) != len(partitions) for piece in pieces):
-            raise ValueError(
-                f"Found files in an intermediate directory of {root}: move them to the innermost"
-            )
+            raise ValueError(f"Found files in an intermediate directory of {root}: move them to the innermost")
         return pieces
 
     def _read_metadata(self, path: str | None) -> pq.FileMetaData | None:

@@ -123,7 +123,7 @@ class EpochPlan:
         return [segment for _, segment in sorted(wanted, key=lambda pair: pair[0])]
 
     def _lane(self, lane: int, done: int) -> Iterator[tuple[tuple[int, int], Segment]]:
-        """The lane's segments after its first `done` rows, each with (row of the lane, lane), its place in the epoch."""
+        """The lane's segments after its first `done` rows, each after its place: (row of the lane, lane)."""
         order, starts = self._line
         lengths = self.taken(self.num_rows)
         begin = int(lengths[:lane].sum())
@@ -135,15 +135,13 @@ class EpochPlan:
             start, stop = max(first, int(starts[index])), min(last, int(starts[index + 1]))
             if stop > start:
                 offset = int(starts[index])
-                segment = Segment(
-                    lane=lane, row_group=int(order[index]), start=start - offset, stop=stop - offset
-                )
+                segment = Segment(lane=lane, row_group=int(order[index]), start=start - offset, stop=stop - offset)
                 yield (start - begin, lane), segment
             index += 1
 
     @cached_property
     def _line(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The row groups in the epoch's order, shape (G,), and where each starts in the line of rows, shape (G + 1,)."""
+        """The row groups in the epoch's order, shape (G,), and where each starts in the line of rows, (G + 1,)."""
         count = len(self.row_group_rows)
         order = self._random(_ORDER_OF_ROW_GROUPS).permutation(count) if self.shuffle else np.arange(count)
         sizes = np.asarray(self.row_group_rows, dtype=np.int64)[order]

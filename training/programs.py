@@ -26,7 +26,7 @@ def run(name: str, work: Callable[[Ranks], None]) -> int:
 
 
 def share_cores() -> None:
-    """Divide the machine's cores among its ranks: torch takes all of them for each, and they get in each other's way."""
+    """Divide the machine's cores among its ranks: left alone, torch takes all of them for every rank."""
     local_ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
 

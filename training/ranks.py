@@ -34,9 +34,10 @@ class Ranks(Protocol):
 
 
 class OneRank:
-    """A process alone."""
+    """A process alone; `size` may name the ranks that it only plans for."""
 
-    rank, size = 0, 1
+    def __init__(self, size: int = 1) -> None:
+        self.rank, self.size = 0, size
 
     def start_alike(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         pass
@@ -70,9 +71,7 @@ class HorovodRanks:
 
     def summing(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
         # Sum, not average: every rank divides by the rows of the global batch, of which it may hold fewer than others.
-        return self._hvd.DistributedOptimizer(
-            optimizer, named_parameters=model.named_parameters(), op=self._hvd.Sum
-        )
+        return self._hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters(), op=self._hvd.Sum)
 
     def sum(self, values: Tensor, name: str) -> Tensor:
         return self._hvd.allreduce(values, op=self._hvd.Sum, name=name)

@@ -32,7 +32,7 @@ class _RowGroupWorker(ArrowReaderWorker):
     def new_results_queue_reader() -> _ResultsQueueReader:
         return _ResultsQueueReader()
 
-    def process(self, read_index: int, piece_index: int) -> None:  # type: ignore[override]
+    def process(self, read_index: int, piece_index: int) -> None:
         piece = self._split_pieces[piece_index]
         columns = list(self._schema.fields)
         try:

@@ -21,8 +21,8 @@ from torch import nn
 
 from schemas.bundle import BUNDLE, BundleManifest, RunEvaluation
 from schemas.errors import UserError
-from training.catalogue import Catalogue
 from training.bundle import ITEMS
+from training.catalogue import Catalogue
 from training.checkpoint import WEIGHTS, Checkpoints, save_weights, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"

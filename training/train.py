@@ -19,7 +19,7 @@ from training.checkpoint import Progress, load_weights
 from training.loop import Trainer
 from training.models.build import build_model
 from training.programs import device, run, speaker
-from training.ranks import Ranks
+from training.ranks import OneRank, Ranks
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
 
@@ -103,11 +103,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optimizer.learning_rate=0.001"
     )
     command.add_argument("--check-only", action="store_true", help="check settings and data, and train nothing")
+    command.add_argument("--world-size", type=int, default=1, help="with --check-only: ranks to check for (1)")
     given = command.parse_args(arguments)
 
     def work(ranks: Ranks) -> None:
         train(
-            ranks,
+            OneRank(size=given.world_size) if given.check_only else ranks,
             snapshot_url=absolute(given.snapshot),
             recipe=read_recipe(given.recipe, given.set),
             folder=RunFolder(Path(absolute(given.run))),

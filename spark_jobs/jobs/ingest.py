@@ -67,10 +67,10 @@ def ingest(spark: SparkSession, config: IngestConfig) -> None:
             parts=parts,
         )
     )
-    for name, ledger in ledgers.items():
+    for table_name, ledger in ledgers.items():
         print(
-            f"ingest: {name}: {ledger.rows:,} rows = {ledger.accepted:,} accepted + {ledger.duplicates:,} duplicates "
-            f"+ {ledger.quarantined:,} quarantined"
+            f"ingest: {table_name}: {ledger.rows:,} rows = {ledger.accepted:,} accepted + "
+            f"{ledger.duplicates:,} duplicates + {ledger.quarantined:,} quarantined"
         )
     print(f"ingest: published {config.out}")
 
@@ -190,9 +190,7 @@ def refuse_if_unfit(name: TableName, ledger: TableLedger, files: list[FileStatus
         )
 
 
-def _settings(
-    config: IngestConfig, contract: Contract, sources: dict[TableName, list[FileStatus]]
-) -> dict[str, Any]:
+def _settings(config: IngestConfig, contract: Contract, sources: dict[TableName, list[FileStatus]]) -> dict[str, Any]:
     return {
         "job": "ingest",
         "release": VERSION,

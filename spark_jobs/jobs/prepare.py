@@ -13,6 +13,8 @@ from schemas.contract import Contract, Table
 from schemas.errors import UserError
 from schemas.features import (
     NUM_RESERVED,
+    PADDING_IDX,
+    UNSEEN_IDX,
     FeatureTransform,
     HistoryFeature,
     IndexFeature,
@@ -119,7 +121,7 @@ def read_events(spark: SparkSession, parent: Snapshot) -> DataFrame:
     measures = [
         F.col(column.name).cast("float").alias(role)
         for role in ("label", "weight", "propensity")
-        for column in table.with_role(role)[:1]  # type: ignore[arg-type]
+        for column in table.with_role(role)[:1]
     ]
     return events.select(
         F.xxhash64(*table.key).alias("row_id"),
@@ -218,18 +220,18 @@ def with_histories(rows: DataFrame, policy: SplitPolicy, config: PrepareConfig) 
     joined = rows.join(trained, on="user_id", how="left").join(known, on="user_id", how="left")
     train_items = F.coalesce("_train", nothing)
     others = F.when(F.col("split") == "train", F.array_remove(train_items, F.col("item_idx"))).otherwise(train_items)
-    seen = F.when(F.col("split") == "valid", train_items).otherwise(F.coalesce("_known", nothing))
+    earlier = F.when(F.col("split") == "valid", train_items).otherwise(F.coalesce("_known", nothing))
     return (
         joined.withColumn("history", left_padded(others, config.history_length))
         .withColumn("query_id", F.xxhash64("user_id"))
-        .withColumn("seen", F.when(F.col("split") == "train", nothing).otherwise(seen))
+        .withColumn("seen", F.when(F.col("split") == "train", nothing).otherwise(earlier))
         .drop("_train", "_known")
     )
 
 
 def training_columns(fitted: FittedTables, contract: Contract) -> list[str]:
     """The columns of every split, in order."""
-    measures = [role for role in ("label", "weight", "propensity") if contract.events.with_role(role)]  # type: ignore[arg-type]
+    measures = [role for role in ("label", "weight", "propensity") if contract.events.with_role(role)]
     features = [feature.name for feature in (*fitted.users.features, *fitted.events.features)]
     return ["row_id", "user_idx", "item_idx", "event_time_ms", *measures, *features, "history"]
 
@@ -283,11 +285,13 @@ def write_vocabularies(publication: Publication, fitted: FittedTables) -> None:
 def item_rows(items: DataFrame | None, fitted: FittedTables, contract: Contract) -> DataFrame:
     """One row per item that can be recommended: item_idx, item_id, title, count in train, features; by item_idx."""
     known = fitted.item_ids.entries.select(F.col("value").alias("item_id"), F.col("idx").alias("item_idx"), "count")
-    title = F.col("item_id")
+    titles: list[str] = []
     if items is not None and contract.items is not None:
         known = known.join(items, on="item_id", how="left")
-        title = F.coalesce(*(column.name for column in contract.items.with_role("title")), title)
-    featured = with_fitted_features(known.withColumn("title", title), fitted.items, key="item_id")
+        titles = [column.name for column in contract.items.with_role("title")]
+    featured = with_fitted_features(
+        known.withColumn("title", F.coalesce(*titles, "item_id")), fitted.items, key="item_id"
+    )
     names = [feature.name for feature in fitted.items.features]
     return featured.select("item_idx", "item_id", "title", "count", *names).orderBy("item_idx")
 
@@ -300,20 +304,40 @@ def user_rows(known_users: DataFrame, rows: DataFrame, config: PrepareConfig) ->
     return joined.withColumn("seen", seen).withColumn("history", left_padded(seen, config.history_length))
 
 
-def row_id_sums(rows: DataFrame) -> dict[str, int]:
-    """By split, the sum of row ids that an epoch over it must come to."""
-    total = F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("total")
-    return {row["split"]: int(row["total"]) % ROW_ID_MODULUS for row in rows.groupBy("split").agg(total).collect()}
+def take_stock(rows: DataFrame) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
+    """By split, in one pass: the sum of row ids that an epoch must come to, and what a reader asks first."""
+    label = [F.avg("label").alias("mean_label")] if "label" in rows.columns else []
+    stock = rows.groupBy("split").agg(
+        F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
+        F.count("*").alias("rows"),
+        F.approx_count_distinct("user_id").alias("users_about"),
+        F.approx_count_distinct("item_id").alias("items_about"),
+        F.min("event_time_ms").alias("first_event_time_ms"),
+        F.max("event_time_ms").alias("last_event_time_ms"),
+        F.avg((F.col("user_idx") == UNSEEN_IDX).cast("double")).alias("share_unseen_users"),
+        F.avg((F.col("item_idx") == UNSEEN_IDX).cast("double")).alias("share_unseen_items"),
+        F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length"),
+        *label,
+    )
+    found = {row["split"]: row.asDict() for row in stock.collect()}
+    sums = {split: int(row.pop("row_ids")) % ROW_ID_MODULUS for split, row in found.items()}
+    return sums, {split: {name: row[name] for name in row if name != "split"} for split, row in found.items()}
 
 
 def publish(
-    publication: Publication, parent: Snapshot, fitted: FittedTables, rows: DataFrame, policy: SplitPolicy, config: PrepareConfig
+    publication: Publication,
+    parent: Snapshot,
+    fitted: FittedTables,
+    rows: DataFrame,
+    policy: SplitPolicy,
+    config: PrepareConfig,
 ) -> None:
     """Take stock of what was written, let the ledger prove it, and publish."""
     names = [*SPLITS, "items", "users", *(f"vocab/{name}" for name in fitted.vocabularies())]
     parts = {name: publication.data_files(name) for name in names}
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
     accepted = parent.manifest.ledger.tables["events"].accepted
+    row_id_sums, statistics = take_stock(rows)
     publication.commit(
         Manifest(
             kind="snapshot",
@@ -324,13 +348,12 @@ def publish(
             config=publication.config,
             config_digest=publication.config_digest,
             parents=(Parent(url=parent.url, id=parent.manifest.id, digest=parent.manifest.digest()),),
-            ledger=Ledger(
-                tables=parent.manifest.ledger.tables, splits=SplitLedger(accepted=accepted, **written)
-            ),
+            ledger=Ledger(tables=parent.manifest.ledger.tables, splits=SplitLedger(accepted=accepted, **written)),
             parts=parts,
             transform=fitted.transform(config.history_length),
             query_grain=policy.query_grain,
-            row_id_sums=row_id_sums(rows),
+            row_id_sums=row_id_sums,
+            statistics=statistics,
         )
     )
     shown = " + ".join(f"{count:,} {split}" for split, count in written.items())

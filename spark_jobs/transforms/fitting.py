@@ -62,11 +62,12 @@ def fit_table(rows: DataFrame, table: Table, owner: Owner, limits: VocabularyLim
         values = rows.select(F.explode(column.name) if is_list else column.name).toDF("value")
         fitted = fit_vocabulary(values, name, limits)
         vocabularies[name] = fitted
-        shared = {"name": f"{name}_idx", "source": column.name, "owner": owner, "vocabulary": name}
+        as_index = IndexFeature(name=f"{name}_idx", source=column.name, owner=owner, vocabulary=name)
         if is_list:
-            features.append(IndicesFeature(**shared, length=_longest(rows, column)))
+            described = as_index.model_dump(exclude={"kind"})
+            features.append(IndicesFeature(**described, length=_longest(rows, column)))
         else:
-            features.append(IndexFeature(**shared))
+            features.append(as_index)
     return Fitted((*features, *fit_numbers(rows, table, owner)), vocabularies)
 
 

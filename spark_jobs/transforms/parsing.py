@@ -76,9 +76,7 @@ def _delimited(table: Table, header: list[str]) -> SparkColumn:
 
 def _json(table: Table) -> SparkColumn:
     fields = [
-        T.StructField(
-            column.raw_name, T.ArrayType(T.StringType()) if column.type == "list<string>" else T.StringType()
-        )
+        T.StructField(column.raw_name, T.ArrayType(T.StringType()) if column.type == "list<string>" else T.StringType())
         for column in table.columns
     ]
     schema = T.StructType([*fields, T.StructField(CORRUPT, T.StringType())])

@@ -86,11 +86,11 @@ def _time_with_events_before(events: DataFrame, wanted: float, low: int, high: i
         inside = events.where(F.col("event_time_ms").between(low, high))
         bucket = F.floor((F.col("event_time_ms") - low) / width).alias("bucket")
         counts = sorted((row["bucket"], row["count"]) for row in inside.groupBy(bucket).count().collect())
-        for index, count in counts:
-            if before + count >= wanted:
-                break
-            before += count
-        low = low + index * width
+        place = 0
+        while before + counts[place][1] < wanted:
+            before += counts[place][1]
+            place += 1
+        low = low + counts[place][0] * width
         if width == 1:
             return int(low) + 1
         high = low + width - 1

@@ -61,9 +61,7 @@ def with_index(rows: DataFrame, *, source: str, vocabulary: DataFrame, name: str
     return joined.withColumn(name, F.coalesce("_idx", missing)).drop("_entry", "_idx")
 
 
-def with_indices(
-    rows: DataFrame, *, source: str, vocabulary: DataFrame, name: str, length: int, key: str
-) -> DataFrame:
+def with_indices(rows: DataFrame, *, source: str, vocabulary: DataFrame, name: str, length: int, key: str) -> DataFrame:
     """Add `name`: the indices of the values in the list `source`, right-padded with 0 to `length`.
 
     In and out: the same rows, which `key` must name. A null list is (1, 0, ...), an empty one all 0; values beyond

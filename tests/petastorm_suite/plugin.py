@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import types
+from importlib.util import find_spec
 from typing import Any
 
 import pandas.testing
@@ -18,7 +19,7 @@ POOL_TIMEOUT_S = 120  # petastorm's 20 s are too short on two busy cores
 
 
 class _Absent:
-    """Any name of tensorflow; using it skips the test."""
+    """Any name of a package that is not here; using it skips the test."""
 
     def __init__(self, name: str):
         self._name = name
@@ -29,7 +30,7 @@ class _Absent:
         return _Absent(f"{self._name}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        pytest.skip(f"{self._name}: tensorflow is not part of Headrace")
+        pytest.skip(f"{self._name} is not installed")
 
 
 class _AbsentModule(types.ModuleType):
@@ -39,16 +40,18 @@ class _AbsentModule(types.ModuleType):
         return getattr(_Absent(self.__name__), name)
 
 
-def _stand_in_for_tensorflow() -> None:
-    parent = None
+def _stand_in_for_packages() -> None:
+    """tensorflow, always; OpenCV, which every test module imports, where the quick part runs without it."""
     for name in ("tensorflow", "tensorflow.compat", "tensorflow.compat.v1"):
-        module = sys.modules[name] = _AbsentModule(name)
+        sys.modules[name] = _AbsentModule(name)
+        parent, _, last = name.rpartition(".")
         if parent:
-            setattr(parent, name.rpartition(".")[2], module)
-        parent = module
+            setattr(sys.modules[parent], last, sys.modules[name])
+    if not find_spec("cv2"):
+        sys.modules["cv2"] = _AbsentModule("cv2")
 
 
-def _stand_in_for_what_the_tests_use() -> None:
+def _stand_in_for_what_was_dropped() -> None:
     sys.modules.setdefault("pandas.util.testing", pandas.testing)  # pandas 2 dropped it
     if not hasattr(inspect, "getargspec"):  # Python 3.11 dropped it
         inspect.getargspec = inspect.getfullargspec  # type: ignore[attr-defined]
@@ -64,8 +67,8 @@ def _install() -> None:
     process_pool._KEEP_TRYING_WHILE_ZMQ_AGAIN_IS_RAIZED_TIMEOUT_S = POOL_TIMEOUT_S
 
 
-_stand_in_for_tensorflow()
-_stand_in_for_what_the_tests_use()
+_stand_in_for_packages()
+_stand_in_for_what_was_dropped()
 _install()
 
 
@@ -85,9 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _note(test: str, outcome: str, seconds: float, why: str) -> None:
     with open(os.environ["OUTCOMES"], "a") as outcomes:
-        outcomes.write(
-            json.dumps({"test": test, "outcome": outcome, "seconds": round(seconds, 2), "why": why}) + "\n"
-        )
+        outcomes.write(json.dumps({"test": test, "outcome": outcome, "seconds": round(seconds, 2), "why": why}) + "\n")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -47,15 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     if missing and not options.quick:
         print(f"petastorm's tests also need: pip install {' '.join(missing)}")
         return 2
-    outcomes: Outcomes = {}
     options.out.mkdir(parents=True, exist_ok=True)
+    outcomes: Outcomes = {}
     for number, file in enumerate(files, start=1):
         print(f"--- {number} of {len(files)}: {file}", flush=True)
         outcomes |= _run(file, options)
-    (options.out / "outcomes.json").write_text(json.dumps(outcomes, indent=1, sort_keys=True))
-    if options.write_passes:
-        passed = sorted(test for test, outcome in outcomes.items() if outcome == "passed")
-        options.write_passes.write_text("\n".join(passed) + "\n")
+    _keep(outcomes, options.out / "outcomes.json")
     return _compare(files, outcomes)
 
 
@@ -67,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="only the files that are done in a minute or so")
     parser.add_argument("--list", action="store_true", help="print the test files, run nothing")
-    parser.add_argument(
-        "--only", nargs="+", default=(), metavar="PART", help="files whose name contains a PART"
-    )
+    parser.add_argument("--only", nargs="+", default=(), metavar="PART", help="files whose name contains a PART")
     parser.add_argument("-k", metavar="EXPRESSION", help="only tests that match, as in pytest")
     parser.add_argument(
         "--out",
@@ -78,10 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for logs and outcomes.json (%(default)s)",
     )
     parser.add_argument("--timeout-s", type=int, default=600, help="for one test (%(default)s)")
-    parser.add_argument(
-        "--without-adapter", action="store_true", help="leave petastorm alone, for an old pyarrow"
-    )
-    parser.add_argument("--write-passes", type=Path, metavar="FILE", help="write the ids of the passed tests")
+    parser.add_argument("--without-adapter", action="store_true", help="leave petastorm alone, for an old pyarrow")
     return parser
 
 
@@ -174,20 +166,22 @@ def _outcomes(notes: Path) -> Outcomes:
     return outcomes
 
 
+def _keep(outcomes: Outcomes, file: Path) -> None:
+    """Write outcomes.json; tests that did not run this time keep their last outcome."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(before | outcomes, indent=1, sort_keys=True) + "\n")
+
+
 def _compare(files: list[str], outcomes: Outcomes) -> int:
     """Print the counts and every test that passes on pyarrow 14 but not here; 1 if one has no reason."""
     reasons: dict[str, str] = yaml.safe_load(REASONS.read_text()) or {}
-    there = [
-        test for test in PASSES_ON_PYARROW_14.read_text().split("\n") if test.partition("::")[0] in files
-    ]
+    there = [test for test in PASSES_ON_PYARROW_14.read_text().split("\n") if test.partition("::")[0] in files]
     here = Counter(outcomes.values())
     lost = [test for test in there if outcomes.get(test) != "passed"]
     gained = [test for test, outcome in outcomes.items() if outcome == "passed" and test not in there]
     unexplained = []
     for test in lost:
-        reason = next(
-            (why for pattern, why in reasons.items() if test == pattern or _matches(test, pattern)), None
-        )
+        reason = next((why for pattern, why in reasons.items() if test == pattern or _matches(test, pattern)), None)
         print(f"\n{outcomes.get(test, 'not run'):8} {test}")
         print(f"         {reason or 'NO REASON GIVEN in reasons.yaml'}")
         if not reason:

@@ -72,9 +72,7 @@ def test_hive_folders_become_columns_at_two_levels(tmp_path: Path) -> None:
 
     rows = _rows(tmp_path, reader_pool_type="thread")
 
-    expected = [
-        (day, region, value) for day in range(12) for region in ("eu", "us", "x:y z") for value in range(2)
-    ]
+    expected = [(day, region, value) for day in range(12) for region in ("eu", "us", "x:y z") for value in range(2)]
     assert rows == expected
 
 
@@ -115,9 +113,7 @@ def test_petastorms_own_datasets_decode_and_use_their_row_group_count(tmp_path: 
     )
     matrices = np.arange(30, dtype=np.float32).reshape(5, 2, 3)
     encoded = [bytes(schema.matrix.codec.encode(schema.matrix, matrix)) for matrix in matrices]
-    pq.write_table(
-        pa.table({"key": range(5), "matrix": encoded}), tmp_path / "part.parquet", row_group_size=2
-    )
+    pq.write_table(pa.table({"key": range(5), "matrix": encoded}), tmp_path / "part.parquet", row_group_size=2)
     dataset = LegacyParquetDataset(str(tmp_path))
     add_to_dataset_metadata(dataset, UNISCHEMA_KEY, pickle.dumps(schema))
     add_to_dataset_metadata(dataset, ROW_GROUPS_PER_FILE_KEY, '{"part.parquet": 3}')
@@ -174,9 +170,7 @@ def test_a_list_of_files_has_no_partitions_and_keeps_its_order(tmp_path: Path) -
         ((), OSError, "Passed non-file path"),
     ],
 )
-def test_folders_that_are_no_dataset_are_refused(
-    tmp_path: Path, files: tuple, error: type, words: str
-) -> None:
+def test_folders_that_are_no_dataset_are_refused(tmp_path: Path, files: tuple, error: type, words: str) -> None:
     for file in files:
         _write(tmp_path / "data" / file, range(1))
     with pytest.raises(error, match=words):

@@ -1,1 +1,1 @@
-"""Models, one nn.Module a file; each scores an item for a user as a dot product, so that all items rank in one matmul."""
+"""Models, one nn.Module a file. A score is a dot product of a user and an item, so all items rank in one matmul."""

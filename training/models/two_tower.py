@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schemas.features import PADDING_IDX, FeatureTransform
+from schemas.features import PADDING_IDX, Feature, FeatureTransform
 from training.batch import Batch
 from training.models.retriever import FeatureEmbedding
 from training.recipe import ModelSettings
@@ -27,9 +27,7 @@ class TwoTower(nn.Module):
     what the denoising of Mult-DAE does (Liang et al. 2018, section 2.3).
     """
 
-    def __init__(
-        self, settings: ModelSettings, transform: FeatureTransform, item_features: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, settings: ModelSettings, transform: FeatureTransform, item_features: dict[str, Tensor]) -> None:
         super().__init__()
         width, num_items = settings.width, transform.vocabularies["item"].size
         self.settings = settings
@@ -43,7 +41,7 @@ class TwoTower(nn.Module):
         # Newest last, as in the history; each older item begins with a quarter less weight.
         self.recency = nn.Parameter(0.3 * torch.arange(-settings.recent + 1.0, 1.0)) if settings.recent else None
         known = transform.of("users", "events") if settings.user_features else ()
-        features = [f for f in known if f.kind != "history" and f.name != "user_idx"]
+        features: list[Feature] = [f for f in known if f.kind != "history" and f.name != "user_idx"]
         features += [f for f in transform.features if f.name == "user_idx" and settings.user_id]
         self.about_user = FeatureEmbedding(features, transform, width) if features else None
         self.dropout = nn.Dropout(settings.dropout)
@@ -60,7 +58,9 @@ class TwoTower(nn.Module):
         history_BL = batch["history"].long()
         held_BL = history_BL != PADDING_IDX
         if self.training:
-            held_BL = held_BL & (torch.rand(history_BL.shape, device=history_BL.device) >= self.settings.history_dropout)
+            held_BL = held_BL & (
+                torch.rand(history_BL.shape, device=history_BL.device) >= self.settings.history_dropout
+            )
         user_BD = self._mean_of_past(history_BL, held_BL)
         if self.recent_items is not None and self.recency is not None:
             user_BD = user_BD + self._mean_of_recent(history_BL, held_BL, self.recent_items, self.recency)

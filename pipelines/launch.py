@@ -1,0 +1,92 @@
+"""Starting the programs of the other packages: Spark jobs under spark-submit, training on ranks under horovodrun."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+_SHIPPED = ("schemas", "spark_jobs")
+_RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
+
+
+def spark_submit(job: str, arguments: Sequence[str], *, master: str | None = None, conf: Sequence[str] = ()) -> int:
+    """Run spark_jobs/jobs/<job>.py under spark-submit; give its exit code.
+
+    Without a master it is local[*], and Spark's log is kept to errors. To a cluster our code goes with --py-files.
+    """
+    command = [_program("spark-submit")]
+    for setting in conf:
+        command += ["--conf", setting]
+    with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
+        if master is not None and not master.startswith("local"):
+            command += ["--py-files", str(_zip_of_code(Path(scratch)))]
+        if master is not None:
+            command += ["--master", master]
+        log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
+        command += ["--driver-java-options", log_settings]
+        command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
+        return subprocess.run(command, env=_environment(), check=False).returncode
+
+
+def program(module: str, arguments: Sequence[str]) -> int:
+    """Run `python -m module`; give its exit code."""
+    return subprocess.run([sys.executable, "-m", module, *arguments], env=_environment(), check=False).returncode
+
+
+def program_output(module: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """Run `python -m module`; give its exit code and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=_environment(), check=False, stdout=subprocess.PIPE, text=True
+    )
+    return done.returncode, done.stdout
+
+
+def on_ranks(module: str, arguments: Sequence[str], *, ranks: int, hosts: str | None = None) -> int:
+    """Run `python -m module` on as many ranks as asked; give the exit code.
+
+    More than one start under horovodrun with gloo; the marks it puts before each line are taken off again.
+    """
+    if ranks == 1 and hosts is None:
+        return program(module, arguments)
+    command = [_program("horovodrun"), "-np", str(ranks), "--gloo"]
+    command += ["-H", hosts] if hosts is not None else []
+    command += [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(
+        command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(_RANK_PREFIX.sub("", line), end="", flush=True)
+    return running.returncode
+
+
+def _program(name: str) -> str:
+    """The program beside this Python, or the one on the path."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name) or name
+
+
+def _environment() -> dict[str, str]:
+    """This environment, with our packages importable and this Python for Spark's driver and executors."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    mine = {"PYTHONPATH": path, "PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
+    mine["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, **mine}
+
+
+def _zip_of_code(folder: Path) -> Path:
+    path = folder / "headrace.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for package in _SHIPPED:
+            for file in sorted((ROOT / package).rglob("*")):
+                if file.suffix in (".py", ".yaml"):
+                    archive.write(file, file.relative_to(ROOT))
+    return path
