@@ -1,0 +1,91 @@
+"""Who may import whom, and the one home of each awkward third party."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = {"schemas", "spark_jobs", "training", "serving", "pipelines", "benchmarks", "tests", "setup"}
+MAY_IMPORT = {
+    "schemas": set(),
+    "spark_jobs": {"schemas"},
+    "training": {"schemas"},
+    "pipelines": {"schemas"},
+    "benchmarks": {"schemas", "pipelines"},
+}
+HOMES = {
+    "petastorm": {"training/reader.py", "training/petastorm_on_arrow.py", "training/petastorm_threads.py"},
+    "horovod": {"training/ranks.py"},
+}
+ONLY_IN = {"pyspark": "spark_jobs", "torch": "training", "py4j": "spark_jobs"}
+
+
+def imports() -> list[tuple[str, str, int]]:
+    """(file, module imported, line) for every import of our packages, those inside functions too."""
+    found = []
+    for package in MAY_IMPORT:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                    names = [node.module]
+                else:
+                    continue
+                found += [(str(path.relative_to(ROOT)), name, node.lineno) for name in names]
+    return found
+
+
+def test_the_search_finds_imports():
+    assert any(file == "training/ranks.py" and name.startswith("horovod") for file, name, _ in imports())
+
+
+def test_packages_import_only_what_they_may():
+    wrong = []
+    for file, name, line in imports():
+        package, imported = file.split("/")[0], name.split(".")[0]
+        if imported in OURS and imported != package and imported not in MAY_IMPORT[package]:
+            wrong.append(f"{file}:{line} imports {name}")
+    assert not wrong, wrong
+
+
+def test_awkward_third_parties_have_one_home():
+    wrong = [
+        f"{file}:{line} imports {name}"
+        for file, name, line in imports()
+        if file not in HOMES.get(name.split(".")[0], {file})
+    ]
+    assert not wrong, wrong
+
+
+def test_spark_and_torch_stay_in_their_packages():
+    wrong = [
+        f"{file}:{line} imports {name}"
+        for file, name, line in imports()
+        if (owner := ONLY_IN.get(name.split(".")[0])) is not None and not file.startswith(f"{owner}/")
+    ]
+    assert not wrong, wrong
+
+
+def test_only_one_file_makes_a_spark_session():
+    makers = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "spark_jobs").rglob("*.py")
+        if "SparkSession.builder" in path.read_text(encoding="utf-8")
+    ]
+    assert makers == ["spark_jobs/session.py"]
+
+
+def test_nothing_is_unpickled():
+    """torch.load without weights_only, pickle and cloudpickle would run what a file tells them to."""
+    wrong = []
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                    safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+                    wrong += [] if safe else [f"{path}:{node.lineno}"]
+                if isinstance(node, ast.Import | ast.ImportFrom) and "pickle" in ast.unparse(node):
+                    wrong.append(f"{path}:{node.lineno}")
+    assert not wrong, wrong
