@@ -100,7 +100,7 @@ class Trainer:
             torch.manual_seed(_seed_of(self.recipe.seed, epoch, batch.step, self.ranks.rank))
             moved = batch.to(self.device)
             optimizer.zero_grad()
-            loss = counted(self.loss(moved, epoch), moved).sum()
+            loss = self.loss_sum(moved, epoch)
             # A share of the global mean: summed over the ranks this is the gradient of one large batch.
             (loss / batch.global_rows).backward()
             optimizer.step()
@@ -117,11 +117,17 @@ class Trainer:
         )
         return EpochResult(loss=loss_sum / rows, rows=int(rows), seconds=round(time.monotonic() - began, 3))
 
-    def loss(self, batch: Batch, epoch: int) -> Tensor:
+    def loss_sum(self, batch: Batch, epoch: int) -> Tensor:
+        """The loss summed over the rank's rows; every parameter gets a gradient, even where there are none."""
+        if batch.num_rows == 0:
+            return torch.stack([(parameter * 0).sum() for parameter in self.model.parameters()]).sum()
+        return counted(self._loss(batch, epoch), batch).sum()
+
+    def _loss(self, batch: Batch, epoch: int) -> Tensor:
         """One value a row."""
         settings = self.recipe.loss
         if settings.name == "bpr":
-            return bpr(self.retriever, batch, self.sampler, epoch=epoch)
+            return bpr(self.retriever, batch, self.sampler, l2=settings.l2, epoch=epoch)
         return sampled_softmax(
             self.retriever,
             batch,

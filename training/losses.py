@@ -59,12 +59,17 @@ def sampled_softmax(
     return torch.logsumexp(torch.cat([own_B1, others_BS], dim=1), dim=1) - own_B1.squeeze(1)
 
 
-def bpr(model: Retriever, batch: Batch, sampler: ItemSampler, *, epoch: int) -> Tensor:
-    """-log sigmoid(score of the row's item - score of a sampled one), shape (B,); Rendle et al. 2009 (section 4)."""
+def bpr(model: Retriever, batch: Batch, sampler: ItemSampler, *, l2: float, epoch: int) -> Tensor:
+    """-log sigmoid(score of the row's item - score of a sampled one) + l2 * squared vectors of the three, shape (B,).
+
+    Rendle et al. 2009 (section 4); the regularisation is that of its LearnBPR, on the vectors that the row touches.
+    """
     users_BD, target_B = model.users(batch), known_targets(batch)
     sampled_B = sampler.draw(batch.global_rows, epoch=epoch, step=batch.step)[batch.positions]
-    difference_B = (users_BD * (model.items(target_B) - model.items(sampled_B))).sum(1)
-    return F.softplus(-difference_B)
+    own_BD, other_BD = model.items(target_B), model.items(sampled_B)
+    difference_B = (users_BD * (own_BD - other_BD)).sum(1)
+    size_B = (users_BD**2 + own_BD**2 + other_BD**2).sum(1)
+    return F.softplus(-difference_B) + l2 * size_B
 
 
 def known_targets(batch: Batch) -> Tensor:

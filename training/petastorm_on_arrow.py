@@ -85,6 +85,7 @@ def _method_of_hdfs(name: str) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._hdfs, name)(*args, **kwargs)
 
+    method.__name__ = name  # petastorm's failover asks for it
     return method
 
 

@@ -43,6 +43,9 @@ class LossSettings(Strict):
     sampling_exponent: float = 0.5
     """Items are drawn in proportion to their count in train to this power."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampled softmax: scores are divided by it."""
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    """BPR: regularisation of the vectors that a row touches."""
 
 
 class OptimizerSettings(Strict):

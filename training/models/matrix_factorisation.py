@@ -1,12 +1,15 @@
-"""Matrix factorisation: one vector a user, one vector an item (Koren, Bell and Volinsky 2009)."""
+"""Matrix factorisation: a vector for every user, a vector and a bias for every item (Koren et al. 2009)."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from schemas.features import FeatureTransform
 from training.batch import Batch
 from training.recipe import ModelSettings
+
+_SCALE = 0.05
 
 
 class MatrixFactorisation(nn.Module):
@@ -16,17 +19,17 @@ class MatrixFactorisation(nn.Module):
         super().__init__()
         self.user_vectors = nn.Embedding(transform.vocabularies["user"].size, settings.width)
         self.item_vectors = nn.Embedding(transform.vocabularies["item"].size, settings.width)
+        self.item_bias = nn.Parameter(torch.zeros(transform.vocabularies["item"].size))
         for table in (self.user_vectors, self.item_vectors):
-            nn.init.normal_(table.weight, std=0.1 / settings.width**0.5)
+            nn.init.normal_(table.weight, std=_SCALE)
 
     @property
     def columns(self) -> tuple[str, ...]:
         return ("user_idx",)
 
     def users(self, batch: Batch) -> Tensor:
-        vectors: Tensor = self.user_vectors(batch["user_idx"])
-        return vectors
+        user_BD = self.user_vectors(batch["user_idx"])
+        return torch.cat([user_BD, user_BD.new_ones(len(user_BD), 1)], dim=1)  # 1: the place of the item's bias
 
     def items(self, item_idx_M: Tensor) -> Tensor:
-        vectors: Tensor = self.item_vectors(item_idx_M)
-        return vectors
+        return torch.cat([self.item_vectors(item_idx_M), self.item_bias[item_idx_M].unsqueeze(1)], dim=1)
