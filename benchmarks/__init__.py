@@ -1,1 +1,1 @@
-"""Headrace's benchmarks."""
+"""Benchmarks; each prints one table and, as its last line, one JSON object."""

@@ -1,4 +1,4 @@
-"""Runs: checkpoints whole or not at all, an interrupted run goes on as if nothing had been, programs refuse mistakes."""
+"""Runs: checkpoints whole or not at all, interrupted runs go on as if nothing had been, mistakes are refused."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ import torch
 from tests.snapshots import make_snapshot
 from training.bundle import load_bundle
 
-RECIPE = [
-    "--recipe",
-    "two_tower",
-    "--set",
-    "model.recent=2",
-    "--set",
-    "model.width=8",
-    "--set",
-    "batch_size_per_rank=16",
-]
+RECIPE = "--recipe two_tower --set model.recent=2 --set model.width=8 --set batch_size_per_rank=16".split()
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[str]:
