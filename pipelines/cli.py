@@ -11,6 +11,7 @@ from pipelines.check import check
 from pipelines.data import DATA_SETS, fetch
 from pipelines.demo import StepFailed, demo
 from schemas.errors import UserError
+from schemas.programs import Parser
 from schemas.storage import absolute
 from schemas.version import VERSION
 
@@ -27,9 +28,7 @@ EPILOG = "A command's own --help shows its settings; `headrace train --help` tho
 
 def parser() -> argparse.ArgumentParser:
     """The commands. What a job or program understands is its own to say: those get their arguments as they stand."""
-    command = argparse.ArgumentParser(
-        prog="headrace", description="Interaction logs to trained recommenders.", epilog=EPILOG
-    )
+    command = Parser(prog="headrace", description="Interaction logs to trained recommenders.", epilog=EPILOG)
     command.add_argument("--version", action="version", version=VERSION)
     steps = command.add_subparsers(dest="step", required=True, metavar="COMMAND")
 

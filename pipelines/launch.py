@@ -23,7 +23,9 @@ def spark_submit(job: str, arguments: Sequence[str], *, master: str | None = Non
     Without a master it is local[*], and Spark's log is kept to errors. To a cluster our code goes with --py-files.
     """
     command = [_program("spark-submit")]
-    for setting in conf:
+    # Spark draws its bar on a terminal only; in a file it would be thousands of characters.
+    shows_progress = "true" if sys.stderr.isatty() else "false"
+    for setting in (f"spark.ui.showConsoleProgress={shows_progress}", *conf):
         command += ["--conf", setting]
     with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
         if master is not None and not master.startswith("local"):
@@ -39,14 +41,6 @@ def spark_submit(job: str, arguments: Sequence[str], *, master: str | None = Non
 def program(module: str, arguments: Sequence[str]) -> int:
     """Run `python -m module`; give its exit code."""
     return subprocess.run([sys.executable, "-m", module, *arguments], env=_environment(), check=False).returncode
-
-
-def program_output(module: str, arguments: Sequence[str]) -> tuple[int, str]:
-    """Run `python -m module`; give its exit code and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=_environment(), check=False, stdout=subprocess.PIPE, text=True
-    )
-    return done.returncode, done.stdout
 
 
 def on_ranks(module: str, arguments: Sequence[str], *, ranks: int, hosts: str | None = None) -> int:

@@ -188,7 +188,7 @@ def read_contract(name_or_path: str) -> Contract:
         if not path.exists():
             known = sorted(file.stem for file in CATALOG.glob("*.yaml"))
             raise UserError(
-                f"no built-in contract {name_or_path!r}{nearest(name_or_path, known)} "
+                f"no built-in contract {name_or_path!r}{nearest(name_or_path, known) or '.'} "
                 f"Known: {', '.join(known)}; a contract of your own is given as a path ending in .yaml."
             )
     try:

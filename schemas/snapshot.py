@@ -81,23 +81,25 @@ class Snapshot:
                 raise LedgerError(f"{self.url}: {part} holds {found:,} rows, the ledger says {rows:,}.")
 
 
-def manifest_exists(url: str) -> bool:
-    fs, root = filesystem(url)
-    return bool(fs.exists(join(root, MANIFEST)))
-
-
 def open_snapshot(url: str, *, kind: Kind = "snapshot") -> Snapshot:
     """Open a published folder; UserError where there is none, or where it is of another kind."""
     fs, root = filesystem(url)
     try:
-        raw = fs.cat_file(join(root, MANIFEST))
+        text = fs.cat_file(join(root, MANIFEST)).decode()
     except (FileNotFoundError, NotADirectoryError):
+        text = None
+    return snapshot_of(url, text, kind=kind)
+
+
+def snapshot_of(url: str, text: str | None, *, kind: Kind) -> Snapshot:
+    """The published folder whose manifest reads `text`; None stands for a folder without one."""
+    if text is None:
         raise UserError(
             f"{url} is no published folder: it has no {MANIFEST}. Was the job that writes it interrupted? "
             "Run it again: it clears what it left and starts afresh."
-        ) from None
+        )
     try:
-        content = json.loads(raw)
+        content = json.loads(text)
     except ValueError as error:
         raise SnapshotDamaged(f"{url}: {MANIFEST} is not JSON: {error}") from None
     manifest = parse_model(Manifest, content, where=f"{url}/{MANIFEST}")

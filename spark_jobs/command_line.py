@@ -11,11 +11,12 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from schemas.errors import UserError
+from schemas.programs import Parser
 from spark_jobs.session import spark_session
 
 
-def parser(name: str, summary: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+def parser(name: str, summary: str) -> Parser:
+    return Parser(
         prog=f"spark-submit spark_jobs/jobs/{name}.py",
         description=summary,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

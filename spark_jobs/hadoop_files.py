@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class HadoopFiles:
         )
 
     def first_line(self, url: str) -> bytes:
-        """The first line of a text file, decompressed by its ending as Spark does."""
+        """The first line of a text file as Spark reads it: decompressed by its ending, without a byte order mark."""
         path, fs = self._open(url)
         codec = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf).getCodec(path)
         stream = fs.open(path)
@@ -55,7 +56,7 @@ class HadoopFiles:
         try:
             text = self._jvm.org.apache.hadoop.io.Text()
             self._jvm.org.apache.hadoop.util.LineReader(stream).readLine(text, 1 << 20)
-            return bytes(text.copyBytes())
+            return bytes(text.copyBytes()).removeprefix(codecs.BOM_UTF8)
         finally:
             stream.close()
 

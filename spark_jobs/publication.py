@@ -11,7 +11,8 @@ from pyspark.sql import SparkSession
 
 from schemas.contract import digest_of
 from schemas.errors import SnapshotExists, UserError
-from schemas.manifest import MANIFEST, DataFile, Manifest
+from schemas.manifest import MANIFEST, DataFile, Kind, Manifest
+from schemas.snapshot import Snapshot, snapshot_of
 from schemas.storage import join
 from spark_jobs.datasets import data_files
 from spark_jobs.hadoop_files import HadoopFiles
@@ -81,3 +82,9 @@ def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication 
 def _difference(standing: dict[str, Any], wanted: dict[str, Any]) -> str:
     keys = [key for key in sorted({*standing, *wanted}) if standing.get(key) != wanted.get(key)]
     return f" ({', '.join(keys[:4])})" if keys else ""
+
+
+def open_published(spark: SparkSession, url: str, *, kind: Kind) -> Snapshot:
+    """A published folder at any Hadoop URL; UserError where there is none."""
+    files, manifest = HadoopFiles(spark), join(url, MANIFEST)
+    return snapshot_of(url, files.read_text(manifest) if files.exists(manifest) else None, kind=kind)

@@ -15,11 +15,15 @@ _BYTES_PER_SHUFFLE_PARTITION = 64 << 20
 
 
 def spark_session(name: str) -> SparkSession:
-    """The session of this job. Master, memory, partitions and jars are spark-submit's to set."""
-    conf = SparkConf().setIfMissing("spark.master", "local[*]")
+    """The session of this job. Master, memory, partitions and jars are spark-submit's to set; its default is local[*].
+
+    Only the promises are set here: a SparkConf made before the session knows nothing of spark-submit's settings,
+    so a default set on it would win over them.
+    """
+    builder = SparkSession.builder.appName(f"headrace {name}")
     for key, value in _PROMISES.items():
-        conf.set(key, value)
-    spark = SparkSession.builder.config(conf=conf).appName(f"headrace {name}").getOrCreate()
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 

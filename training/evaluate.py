@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from schemas.bundle import RunEvaluation, SplitMetrics
+from schemas.programs import Parser
 from schemas.snapshot import open_snapshot
 from schemas.storage import absolute
 from training.bundle import load_bundle
@@ -51,7 +51,7 @@ def evaluate(ranks: Ranks, *, folder: RunFolder, split: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    command = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    command = Parser(prog="python -m training.evaluate", description=__doc__)
     command.add_argument("--run", required=True, help="folder of the run")
     command.add_argument("--split", choices=("valid", "test"), default="test", help="which split (test)")
     given = command.parse_args(arguments)

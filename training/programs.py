@@ -1,28 +1,21 @@
-"""What the programs of this package share: one line and exit code 2 for a user's mistake, one voice for all ranks."""
+"""What the programs of this package share: ranks, cores, one voice for all ranks."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 
 import torch
 
-from schemas.errors import UserError
+from schemas.programs import answering_mistakes
 from training.ranks import Ranks, start_ranks
 
 
 def run(name: str, work: Callable[[Ranks], None]) -> int:
-    """Run `work` on this rank; give the exit code."""
+    """Run `work` on this rank; give the exit code. Of a mistake rank 0 speaks for all."""
     share_cores()
     ranks = start_ranks()
-    try:
-        work(ranks)
-    except UserError as error:
-        if ranks.rank == 0 or ranks.size == 1:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-        return 2
-    return 0
+    return answering_mistakes(name, lambda: work(ranks), speaks=ranks.rank == 0)
 
 
 def share_cores() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from schemas.errors import UserError
 from schemas.features import NUM_RESERVED, HistoryFeature, IndicesFeature
+from schemas.programs import Parser
 from schemas.snapshot import Snapshot, open_snapshot
 from schemas.storage import absolute, filesystem, join
 from training.batch import Batch, to_columns
@@ -73,7 +73,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    command = argparse.ArgumentParser(prog="python -m training.recommend", description=__doc__)
+    command = Parser(prog="python -m training.recommend", description=__doc__)
     command.add_argument("--run", required=True, help="folder of the run")
     command.add_argument("--user", required=True, help="user id, as in the log")
     command.add_argument("-k", type=int, default=10, help="how many items (10)")

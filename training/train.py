@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from schemas.bundle import BundleManifest, SplitMetrics
 from schemas.manifest import Parent
+from schemas.programs import Parser
 from schemas.snapshot import Snapshot, open_snapshot
 from schemas.storage import absolute
 from schemas.version import code_version, now_utc
@@ -92,7 +92,7 @@ def describe(trainer: Trainer, folder: RunFolder, progress: Progress) -> BundleM
 
 
 def main(arguments: list[str] | None = None) -> int:
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog="python -m training.train",
         description=f"{__doc__} Example: horovodrun -np 2 --gloo python -m training.train --snapshot S --run R",
     )

@@ -22,12 +22,12 @@ from schemas.features import (
 )
 from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
 from schemas.manifest import SPLITS, Manifest, Parent
-from schemas.snapshot import Snapshot, open_snapshot
+from schemas.snapshot import Snapshot
 from schemas.storage import absolute
 from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
 from spark_jobs.datasets import read_part, row_group_rows, write_table, write_training_layout
-from spark_jobs.publication import Publication, begin
+from spark_jobs.publication import Publication, begin, open_published
 from spark_jobs.session import size_shuffles
 from spark_jobs.transforms.fitting import Fitted, FittedVocabulary, VocabularyLimits, fit_table, fit_vocabulary
 from spark_jobs.transforms.fitting import with_features as with_fitted_features
@@ -82,7 +82,7 @@ class FittedTables:
 def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     """Split, fit, encode and write; publish the snapshot `config.out`."""
     policy = parse_split(config.split)
-    parent = open_snapshot(config.events, kind="events")
+    parent = open_published(spark, config.events, kind="events")
     settings = asdict(config) | {"job": "prepare", "release": VERSION, "parent": parent.manifest.config_digest}
     settings = {key: value for key, value in settings.items() if key not in ("events", "out")}
     publication = begin(spark, config.out, settings)

@@ -17,7 +17,7 @@ CORRUPT = "_corrupt"
 
 def header_of(line: bytes, source: Source) -> list[str]:
     """The column names in a header line."""
-    text = line.decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r\n")
+    text = line.decode("utf-8", errors="replace").rstrip("\r\n")
     if source.quote:
         return next(csv.reader([text], delimiter=source.delimiter, quotechar=source.quote), [])
     return text.split(source.delimiter)
@@ -29,7 +29,7 @@ def check_header(header: list[str], table: Table, *, where: str) -> None:
         if column.raw_name not in header:
             raise UserError(
                 f"{where}: column {column.raw_name!r} (contract column {column.name!r}) is missing from the header"
-                f"{nearest(column.raw_name, header)} The header has {len(header)} columns: {', '.join(header[:12])}."
+                f"{nearest(column.raw_name, header) or '.'} The header has {len(header)} columns: {', '.join(header[:12])}."
             )
 
 

@@ -16,7 +16,9 @@ import torch
 from tests.snapshots import make_snapshot
 from training.bundle import load_bundle
 
-RECIPE = "--recipe two_tower --set model.recent=2 --set model.width=8 --set batch_size_per_rank=16".split()
+RECIPE = ["--recipe", "two_tower"]
+for _override in ("model.recent=2", "model.width=8", "batch_size_per_rank=16"):
+    RECIPE += ["--set", _override]
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[str]:

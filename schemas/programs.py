@@ -1,0 +1,29 @@
+"""What the command lines of all programs share: a mistake is answered in one line, with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from schemas.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without the usage in front of an error."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; --help shows what there is", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def answering_mistakes(name: str, work: Callable[[], None], *, speaks: bool = True) -> int:
+    """Do the work; give exit code 0, or 2 after one line about the user's mistake (said by who `speaks`)."""
+    try:
+        work()
+    except UserError as error:
+        if speaks:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
