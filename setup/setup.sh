@@ -63,11 +63,6 @@ wheel="$(in_venv python setup/horovod_wheel.py)"
 pip_install --no-deps --force-reinstall "$wheel"
 
 step 5 "Headrace itself, editable"
-for package in schemas spark_jobs training pipelines benchmarks; do
-    [[ -e "$package/__init__.py" ]] && continue
-    mkdir -p "$package"
-    echo "\"\"\"Headrace's ${package//_/ }.\"\"\"" >"$package/__init__.py"
-done
 # compat: the root goes on the path as it is, so a package that is added later is found without a new install.
 # (setuptools warns that this mode may go one day; ours is pinned.)
 PYTHONWARNINGS=ignore pip_install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
