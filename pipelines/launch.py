@@ -72,6 +72,8 @@ def _environment() -> dict[str, str]:
     """This environment, with our packages importable and this Python for Spark's driver and executors."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     mine = {"PYTHONPATH": path, "PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
+    # Threads that wait in a spin take the cores that other ranks, or Spark, would use.
+    mine["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     mine["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, **mine}
 

@@ -23,7 +23,12 @@ def run(name: str, work: Callable[[Ranks], None]) -> int:
 
 
 def share_cores() -> None:
-    """Divide the machine's cores among its ranks: left alone, torch takes all of them for every rank."""
+    """Divide the machine's cores among its ranks: left alone, torch takes all of them for every rank.
+
+    OMP_NUM_THREADS, where it is set, is the user's own choice and stays.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
     local_ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
 

@@ -1,5 +1,6 @@
 """petastorm, unpatched, on today's pyarrow: no row lost, none twice; pyarrow as it was for everyone else."""
 
+import contextlib
 import pickle
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from petastorm.workers_pool import EmptyResultError  # noqa: E402
 from petastorm.workers_pool.process_pool import ProcessPool  # noqa: E402
 from petastorm.workers_pool.thread_pool import ThreadPool  # noqa: E402
 from petastorm.workers_pool.ventilator import ConcurrentVentilator  # noqa: E402
+from petastorm.workers_pool.worker_base import WorkerBase  # noqa: E402
 
 POOLS = ("dummy", "thread", "process")
 
@@ -224,7 +226,7 @@ def test_a_second_install_changes_nothing() -> None:
         pa.localfs,
         pa.filesystem,
         np.__dict__["in1d"],
-        ThreadPool.get_results,
+        ThreadPool.current_worker_done,
         ProcessPool.get_results,
     )
     install()
@@ -233,55 +235,70 @@ def test_a_second_install_changes_nothing() -> None:
         pa.localfs,
         pa.filesystem,
         np.__dict__["in1d"],
-        ThreadPool.get_results,
+        ThreadPool.current_worker_done,
         ProcessPool.get_results,
     )
     assert all(one is other for one, other in zip(before, after, strict=True))
 
 
 class _LateVentilator:
-    """Hands out its one item exactly between the pool's two questions, which is when petastorm loses it."""
+    """Hands out at a chosen question whether all is handed out, which comes between other looks of a pool."""
 
     _stop_requested = False
 
-    def __init__(self, hand_out: Callable[[], None], at_question: int):
+    def __init__(self, hand_out: Callable[[], None], at_question: int, yes_from: int):
         self._hand_out = hand_out
-        self._questions_left = at_question
+        self._at_question = at_question
+        self._yes_from = yes_from
+        self._questions = 0
 
     def completed(self) -> bool:
-        self._questions_left -= 1
-        if self._questions_left == 0:
+        self._questions += 1
+        if self._questions == self._at_question:
             self._hand_out()
-        return True
+        return self._questions >= self._yes_from
 
     def processed_item(self) -> None: ...
 
     def stop(self) -> None: ...
 
 
-def _thread_pool_with_a_late_item() -> ThreadPool:
-    from petastorm.workers_pool.worker_base import WorkerBase
-
-    class Echo(WorkerBase):
-        def process(self, item: str) -> None:
-            self.publish_func(item)
-
-    pool = ThreadPool(1)
-    pool.start(Echo)
-    pool._ventilator = _LateVentilator(lambda: pool.ventilate("the item"), at_question=1)
-    return pool
+class _Echo(WorkerBase):
+    def process(self, item: str) -> None:
+        self.publish_func(item)
 
 
-def test_an_item_handed_out_at_the_last_moment_is_not_lost_by_threads() -> None:
-    as_shipped, repaired = _thread_pool_with_a_late_item(), _thread_pool_with_a_late_item()
-    with pytest.raises(EmptyResultError):
-        ThreadPool.get_results.__wrapped__(as_shipped)  # what petastorm does: the item is never seen
-    assert repaired.get_results() == "the item"
-    with pytest.raises(EmptyResultError):
-        repaired.get_results()
-    for pool in (as_shipped, repaired):
-        pool.stop()
-        pool.join()
+class _ThreadPoolAsShipped(ThreadPool):
+    current_worker_done = ThreadPool.current_worker_done.__wrapped__
+
+
+def _results_of_threads(kind: type[ThreadPool], items: list[str], at_question: int, yes_from: int) -> list[str]:
+    pool = kind(workers_count=len(items))
+    pool.start(_Echo)
+
+    def hand_out() -> None:
+        for item in items:
+            pool.ventilate(item)
+
+    pool._ventilator = _LateVentilator(hand_out, at_question, yes_from)
+    results = []
+    with contextlib.suppress(EmptyResultError):
+        while True:
+            results.append(pool.get_results())
+    pool.stop()
+    pool.join()
+    return results
+
+
+def test_threads_do_not_lose_what_is_handed_out_between_two_looks() -> None:
+    assert _results_of_threads(_ThreadPoolAsShipped, ["only"], at_question=1, yes_from=1) == []
+    assert _results_of_threads(ThreadPool, ["only"], at_question=1, yes_from=1) == ["only"]
+
+
+def test_threads_are_read_in_turn_even_before_they_have_work() -> None:
+    as_shipped = _results_of_threads(_ThreadPoolAsShipped, ["first", "second"], at_question=2, yes_from=3)
+    assert as_shipped == ["second", "first"]
+    assert _results_of_threads(ThreadPool, ["first", "second"], at_question=2, yes_from=3) == ["first", "second"]
 
 
 def _process_pool_with_a_late_item() -> ProcessPool:
@@ -305,11 +322,11 @@ def _process_pool_with_a_late_item() -> ProcessPool:
 
     pool = ProcessPool(1)
     pool._results_receiver = pool._results_receiver_poller = Wire()
-    pool._ventilator = _LateVentilator(hand_out, at_question=2)  # the first is for its log
+    pool._ventilator = _LateVentilator(hand_out, at_question=2, yes_from=2)  # the first is for its log
     return pool
 
 
-def test_an_item_handed_out_at_the_last_moment_is_not_lost_by_processes() -> None:
+def test_processes_do_not_lose_what_is_handed_out_between_two_looks() -> None:
     as_shipped, repaired = _process_pool_with_a_late_item(), _process_pool_with_a_late_item()
     with pytest.raises(EmptyResultError):
         ProcessPool.get_results.__wrapped__(as_shipped)
@@ -327,6 +344,17 @@ def test_every_epoch_of_a_single_row_group_has_its_rows(tmp_path: Path) -> None:
             reader.reset()
     rows_per_epoch.append(len(_rows(tmp_path, workers_count=2, num_epochs=200)) // 200)
     assert rows_per_epoch == [10] * 81
+
+
+def test_one_seed_gives_one_order(tmp_path: Path) -> None:
+    for file in range(20):
+        _write(tmp_path / f"{file:02}.parquet", range(file * 5, file * 5 + 5))
+
+    def order() -> tuple[int, ...]:
+        with make_batch_reader(tmp_path.as_uri(), workers_count=4, seed=7, shuffle_rows=True) as reader:
+            return tuple(value for batch in reader for value in batch.value.tolist())
+
+    assert len({order() for _ in range(20)}) == 1
 
 
 def test_a_reset_waits_for_the_thread_of_the_last_pass() -> None:
