@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.contract import Contract, Strict
+from schemas.contract import Contract
 from schemas.features import FeatureTransform
 from schemas.manifest import Parent, QueryGrain
+from schemas.settings import Strict
 
 BUNDLE = "bundle.json"
 

@@ -6,19 +6,16 @@ the inputs of a model. A user brings a log of their own by writing one contract 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from importlib.resources import files
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from schemas.errors import UserError, nearest
+from schemas.errors import nearest
+from schemas.settings import Strict, digest_of, parse_model, read_yaml
 
-M = TypeVar("M", bound=BaseModel)
-CATALOG = Path(__file__).parent / "catalog"
+CATALOG = files("schemas") / "catalog"  # no Path: on a Spark cluster this code is read from a zip
 
 ColumnType = Literal["string", "int32", "int64", "float32", "float64", "boolean", "timestamp_ms", "list<string>"]
 Role = Literal["user", "item", "event_time", "label", "weight", "propensity", "categorical", "numeric", "title", "none"]
@@ -37,12 +34,6 @@ _TYPES_OF_ROLE: dict[str, set[str]] = {
     "user": {"string", "int32", "int64"},
     "item": {"string", "int32", "int64"},
 }
-
-
-class Strict(BaseModel):
-    """A model that refuses keys it does not know, so that a typing error never passes for a setting."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Range(Strict):
@@ -172,70 +163,10 @@ class Contract(Strict):
         return digest_of(self.model_dump(mode="json"))
 
 
-def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def read_contract(name_or_path: str) -> Contract:
     """Read a built-in contract by name, or a contract file by path.
 
     Raises UserError naming the file, the place in it and, for an unknown key, the nearest known one.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = CATALOG / f"{name_or_path}.yaml"
-        if not path.exists():
-            known = sorted(file.stem for file in CATALOG.glob("*.yaml"))
-            raise UserError(
-                f"no built-in contract {name_or_path!r}{nearest(name_or_path, known) or '.'} "
-                f"Known: {', '.join(known)}; a contract of your own is given as a path ending in .yaml."
-            )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"contract {path} does not exist.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"contract {path} is not YAML: {' '.join(str(error).split())}") from None
-    return parse_model(Contract, raw, where=f"contract {path}")
-
-
-def parse_model(model: type[M], raw: Any, *, where: str) -> M:
-    """Check `raw` against `model`; raise UserError that names the first faults in one line."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        faults = [_fault(model, fault) for fault in error.errors()]
-        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise UserError(f"{where}: {'; '.join(faults[:3])}{more}") from None
-
-
-def _fault(model: type[BaseModel], fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(model, fault["loc"][:-1])
-        return f"unknown key {place!r}{nearest(str(fault['loc'][-1]), known)}"
-    return f"{place or 'the file'}: {fault['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that the model at this place knows, found by following field names through the types."""
-    current: type[BaseModel] = model
-    for part in loc:
-        if isinstance(part, int) or part not in current.model_fields:
-            continue
-        inner = _model_in(current.model_fields[part].annotation)
-        if inner is None:
-            return []
-        current = inner
-    return list(current.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+    raw, where = read_yaml(name_or_path, catalogue=CATALOG, what="contract")
+    return parse_model(Contract, raw, where=where)

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.contract import Strict, TableName
+from schemas.contract import TableName
+from schemas.settings import Strict
 
 PADDING_IDX, NULL_IDX, UNSEEN_IDX = 0, 1, 2
 NUM_RESERVED = 3

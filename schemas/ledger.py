@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.contract import Strict
 from schemas.errors import LedgerError
+from schemas.settings import Strict
 
 
 class TableLedger(Strict):

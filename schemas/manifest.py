@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from schemas.contract import Contract, Strict, digest_of
+from schemas.contract import Contract
 from schemas.features import FeatureTransform
 from schemas.ledger import Ledger
+from schemas.settings import Strict, digest_of
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "valid", "test")

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.spec import AbstractFileSystem
 
-from schemas.contract import parse_model
 from schemas.errors import LedgerError, SnapshotDamaged, UserError
 from schemas.features import FeatureTransform
 from schemas.manifest import MANIFEST, SPLITS, DataFile, Kind, Manifest
+from schemas.settings import parse_model
 from schemas.storage import filesystem, join, sha256_of
 
 
@@ -45,7 +46,8 @@ class Snapshot:
     def verify(self, *, checksums: bool = True, progress: Callable[[str], None] = lambda path: None) -> None:
         """Prove that every file is there, whole and unchanged, and that the ledger adds up over the files.
 
-        Raises SnapshotDamaged naming the file and the numbers, or LedgerError naming the sums.
+        Raises SnapshotDamaged naming the file and the numbers, or LedgerError naming the sums. The row groups are
+        compared with each file's footer, for what a rank reads is planned from the manifest's.
         `checksums=False` compares sizes only, which needs no reading.
         """
         fs, root = filesystem(self.url)
@@ -66,6 +68,11 @@ class Snapshot:
                         f"{self.url}: {file.path} was changed: its SHA-256 is {found[:16]}..., "
                         f"the manifest says {file.sha256[:16]}... ({file.rows:,} rows)."
                     )
+                if checksums and (row_groups := _row_groups(fs, path)) != file.row_groups:
+                    raise SnapshotDamaged(
+                        f"{self.url}: {file.path} has {sum(row_groups):,} rows in row groups of {_short(row_groups)}, "
+                        f"the manifest says {file.rows:,} in {_short(file.row_groups)}: the manifest was changed."
+                    )
         self._check_ledger()
 
     def _check_ledger(self) -> None:
@@ -81,11 +88,21 @@ class Snapshot:
                 raise LedgerError(f"{self.url}: {part} holds {found:,} rows, the ledger says {rows:,}.")
 
 
+def _row_groups(fs: AbstractFileSystem, path: str) -> tuple[int, ...]:
+    with fs.open(path, "rb") as file:
+        footer = pq.read_metadata(file)
+    return tuple(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+
+
+def _short(row_groups: tuple[int, ...]) -> str:
+    return " + ".join(f"{rows:,}" for rows in row_groups[:4]) + (" + ..." if len(row_groups) > 4 else "")
+
+
 def open_snapshot(url: str, *, kind: Kind = "snapshot") -> Snapshot:
     """Open a published folder; UserError where there is none, or where it is of another kind."""
     fs, root = filesystem(url)
     try:
-        text = fs.cat_file(join(root, MANIFEST)).decode()
+        text = fs.cat_file(join(root, MANIFEST)).decode(errors="replace")  # then it is no JSON, and said to be damaged
     except (FileNotFoundError, NotADirectoryError):
         text = None
     return snapshot_of(url, text, kind=kind)

@@ -9,15 +9,18 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from schemas.contract import digest_of
+from schemas.contract import TABLES
 from schemas.errors import SnapshotExists, UserError
-from schemas.manifest import MANIFEST, DataFile, Kind, Manifest
+from schemas.manifest import MANIFEST, SPLITS, DataFile, Kind, Manifest
+from schemas.settings import digest_of
 from schemas.snapshot import Snapshot, snapshot_of
 from schemas.storage import join
 from spark_jobs.datasets import data_files
 from spark_jobs.hadoop_files import HadoopFiles
 
 WRITER = "_writer"
+# All that a job may leave behind when it is interrupted; a folder that holds anything else is never cleared.
+_OURS = {WRITER, *TABLES, *SPLITS, "quarantine", "vocab", "stats.json"}
 
 
 @dataclass
@@ -35,6 +38,8 @@ class Publication:
         return digest_of(self.config)
 
     def part(self, name: str) -> str:
+        """Where to write a part; UserError where another job took the folder over: its files must stay as they are."""
+        self._check_that_it_is_held()
         return join(self.url, name)
 
     def data_files(self, part: str) -> tuple[DataFile, ...]:
@@ -44,13 +49,16 @@ class Publication:
     def commit(self, manifest: Manifest) -> None:
         """Check the ledger and that no other job took the folder over; then let the folder exist."""
         manifest.ledger.check()
-        holder = self.files.read_text(join(self.url, WRITER)) if self.files.exists(join(self.url, WRITER)) else ""
-        if holder != self.writer:
-            raise UserError(f"{self.url}: another job began to write here meanwhile; nothing was published.")
+        self._check_that_it_is_held()
         draft = join(self.url, f".{MANIFEST}.{self.writer}")
         self.files.write_text(draft, manifest.model_dump_json(indent=1))
         self.files.rename(draft, join(self.url, MANIFEST))
         self.files.delete_folder(join(self.url, WRITER))
+
+    def _check_that_it_is_held(self) -> None:
+        holder = self.files.read_text(join(self.url, WRITER)) if self.files.exists(join(self.url, WRITER)) else ""
+        if holder != self.writer:
+            raise UserError(f"{self.url}: another job began to write here meanwhile; this one published nothing.")
 
 
 def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication | None:
@@ -69,14 +77,27 @@ def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication 
             f"{url} exists already, written on {standing.get('created_at')} with other settings or input"
             f"{_difference(standing.get('config', {}), config)}. Published folders never change: give another name."
         )
+    if files.is_file(url):
+        raise UserError(f"{url} is a file, and a folder is to be written: give another name.")
     if files.exists(url):
-        # Only what a job of ours left behind may be cleared; a folder of the user's is never deleted.
-        if files.children(url) and not files.exists(join(url, WRITER)):
-            raise UserError(f"{url} is a folder that Headrace did not write, and it is not empty: give another name.")
+        _check_that_it_is_debris(files, url)
         files.delete_folder(url)
     files.make_folder(url)
     files.write_text(join(url, WRITER), publication.writer)
     return publication
+
+
+def _check_that_it_is_debris(files: HadoopFiles, url: str) -> None:
+    """Raise UserError unless the folder is empty or holds what a job of ours left: nothing of the user's is deleted."""
+    found = files.children(url)
+    if found and WRITER not in found:
+        raise UserError(f"{url} is a folder that Headrace did not write, and it is not empty: give another name.")
+    foreign = [name for name in found if name not in _OURS and not name.startswith(f".{MANIFEST}.")]
+    if foreign:
+        raise UserError(
+            f"{url} is what an interrupted job left, but {foreign[0]!r} in it is not Headrace's: "
+            "move that away, or give another name."
+        )
 
 
 def _difference(standing: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from schemas.bundle import BUNDLE, BundleManifest
-from schemas.contract import parse_model
 from schemas.errors import UserError
+from schemas.settings import parse_model
 from training.checkpoint import WEIGHTS, load_weights
 from training.models.build import build_model
 from training.models.retriever import Retriever

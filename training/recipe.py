@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from schemas.contract import Strict, parse_model
-from schemas.errors import UserError, nearest
+from schemas.errors import UserError
+from schemas.settings import Strict, parse_model, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -72,27 +72,13 @@ class Recipe(Strict):
 
 def read_recipe(name_or_path: str, overrides: list[str]) -> Recipe:
     """Read a built-in recipe by name or a file by path, then apply overrides such as `optimizer.learning_rate=0.01`."""
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES / f"{name_or_path}.yaml"
-        if not path.exists():
-            known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-            raise UserError(
-                f"no built-in recipe {name_or_path!r}{nearest(name_or_path, known)} Known: {', '.join(known)}; "
-                "a recipe of your own is given as a path ending in .yaml."
-            )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"recipe {path} does not exist.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    raw, where = read_yaml(name_or_path, catalogue=RECIPES, what="recipe")
     for override in overrides:
         _set(raw, override)
-    recipe = parse_model(Recipe, raw, where=f"recipe {path}")
+    recipe = parse_model(Recipe, raw, where=where)
     metrics = [f"{metric}@{k}" for metric in ("recall", "ndcg", "hr", "mrr") for k in recipe.ks]
     if recipe.chosen_by not in metrics:
-        raise UserError(f"recipe {path}: chosen_by {recipe.chosen_by!r} is none of {', '.join(metrics)}.")
+        raise UserError(f"{where}: chosen_by {recipe.chosen_by!r} is none of {', '.join(metrics)}.")
     return recipe
 
 
