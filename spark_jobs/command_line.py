@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -29,17 +29,24 @@ def run(name: str, work: Callable[[SparkSession], None]) -> int:
     try:
         work(spark)
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _complain(spark, f"{name}: {error}")
         return 2
     except (PySparkException, Py4JJavaError) as error:
         cause = _mistake_in(str(error))
         if cause is None:
             raise
-        print(f"{name}: {cause}", file=sys.stderr)
+        _complain(spark, f"{name}: {cause}")
         return 2
     finally:
         spark.stop()
     return 0
+
+
+def _complain(spark: SparkSession, line: str) -> None:
+    """Print to the standard error of spark-submit, which sends that of its Python to its standard output."""
+    jvm: Any = spark._jvm
+    jvm.System.err.write(f"{line}\n".encode())
+    jvm.System.err.flush()
 
 
 def _mistake_in(text: str) -> str | None:

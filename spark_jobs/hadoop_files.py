@@ -30,6 +30,10 @@ class HadoopFiles:
         path, fs = self._open(url)
         return bool(fs.exists(path))
 
+    def is_file(self, url: str) -> bool:
+        path, fs = self._open(url)
+        return bool(fs.exists(path) and fs.getFileStatus(path).isFile())
+
     def children(self, url: str) -> list[str]:
         """Names of what lies in a folder."""
         path, fs = self._open(url)

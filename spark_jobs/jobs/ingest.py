@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyspark import StorageLevel
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
@@ -24,7 +25,7 @@ from spark_jobs.publication import Publication, begin
 from spark_jobs.session import size_shuffles
 from spark_jobs.transforms.duplicates import with_repetition
 from spark_jobs.transforms.parsing import check_header, header_of, with_raw_fields
-from spark_jobs.transforms.rules import with_checked_columns
+from spark_jobs.transforms.rules import NAMED_TIME_FORMATS, with_checked_columns
 
 Parts = dict[str, tuple[DataFile, ...]]
 ACCEPTED, DUPLICATE, QUARANTINED, HEADER, BLANK = "accepted", "duplicate", "quarantined", "header", "blank"
@@ -41,6 +42,7 @@ class IngestConfig:
 def ingest(spark: SparkSession, config: IngestConfig) -> None:
     """Check every table of the contract and publish the folder `config.out`."""
     contract = read_contract(config.contract)
+    check_time_formats(spark, contract)
     hadoop = HadoopFiles(spark)
     sources = {name: find_source(hadoop, config.raw, table, name) for name, table in contract.tables().items()}
     settings = _settings(config, contract, sources)
@@ -75,12 +77,29 @@ def ingest(spark: SparkSession, config: IngestConfig) -> None:
     print(f"ingest: published {config.out}")
 
 
+def check_time_formats(spark: SparkSession, contract: Contract) -> None:
+    """Raise UserError naming the first column whose time format Spark cannot read."""
+    for name, table in contract.tables().items():
+        for column in table.columns:
+            if column.type != "timestamp_ms" or column.time_format in NAMED_TIME_FORMATS:
+                continue
+            try:
+                spark.range(1).select(F.try_to_timestamp(F.lit("?"), F.lit(column.time_format))).collect()
+            except PySparkException as error:
+                raise UserError(
+                    f"{name}.{column.name}: time_format {column.time_format!r} is none of "
+                    f"{', '.join(NAMED_TIME_FORMATS)} and no Spark datetime pattern: {str(error).splitlines()[0]}"
+                ) from None
+
+
 def find_source(hadoop: HadoopFiles, raw: str, table: Table, name: TableName) -> list[FileStatus]:
-    """The files of a raw table; UserError where there are none."""
+    """The files of a raw table; UserError where there are none, or only empty ones."""
     url = join(raw, table.source.path)
     files = hadoop.glob(url)
     if not files:
         raise UserError(f"{name}: no file at {url}. Give the folder that holds {table.source.path!r} with --raw.")
+    if not any(file.bytes for file in files):
+        raise UserError(f"{name}: {files[0].url} is empty.")
     return files
 
 
@@ -133,7 +152,7 @@ def common_header(hadoop: HadoopFiles, table: Table, files: list[FileStatus], na
             raise UserError(f"{name}: {file.url} has another header than {files[0].url}: ingest them one by one.")
         shared = line
     if shared is None:
-        raise UserError(f"{name}: {files[0].url} is empty: not even a header line.")
+        raise UserError(f"{name}: {files[0].url} begins with no header line.")
     return shared
 
 

@@ -9,7 +9,7 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.contract import Contract, Table
+from schemas.contract import Contract, Table, TableName
 from schemas.errors import UserError
 from schemas.features import (
     NUM_RESERVED,
@@ -36,6 +36,13 @@ from spark_jobs.transforms.splits import SplitPolicy, parse_split, with_split
 from spark_jobs.transforms.vocabulary import with_index
 
 _FILES_HOLD_ROW_GROUPS = 16
+# Names that this job gives to columns of its own beside those of each table.
+_TAKEN: dict[TableName, set[str]] = {
+    "events": {"row_id", "user_id", "item_id", "event_time_ms", "label", "weight", "propensity", "split"}
+    | {"user_idx", "item_idx", "query_id", "seen", "history", "negatives"},
+    "items": {"item_id", "item_idx", "title", "count"},
+    "users": {"user_id", "user_idx"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     """Split, fit, encode and write; publish the snapshot `config.out`."""
     policy = parse_split(config.split)
     parent = open_published(spark, config.events, kind="events")
+    check_names(parent.manifest.contract)
     settings = asdict(config) | {"job": "prepare", "release": VERSION, "parent": parent.manifest.config_digest}
     settings = {key: value for key, value in settings.items() if key not in ("events", "out")}
     publication = begin(spark, config.out, settings)
@@ -107,6 +115,17 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     for split, count in counts.items():
         write_split(publication, whole.where(F.col("split") == split), split, count, fitted, contract, config)
     publish(publication, parent, fitted, whole, policy, config)
+
+
+def check_names(contract: Contract) -> None:
+    """Raise UserError for a feature's column that has the name of a column of ours."""
+    for name, table in contract.tables().items():
+        for column in table.with_role("categorical", "numeric"):
+            if column.name in _TAKEN[name]:
+                raise UserError(
+                    f"contract {contract.name}: {name}.{column.name}: a snapshot has a column of this name already. "
+                    f"Name it otherwise, with `source: {column.raw_name}`, and ingest again."
+                )
 
 
 def read_events(spark: SparkSession, parent: Snapshot) -> DataFrame:
@@ -139,7 +158,8 @@ def read_entities(spark: SparkSession, parent: Snapshot, part: str, id_name: str
     if table is None:
         return None
     entities = read_part(spark, parent.url, parent.files(part))
-    return entities.withColumn(id_name, F.col(table.key[0]).cast("string"))
+    used = [column.name for column in table.with_role("categorical", "numeric", "title")]
+    return entities.select(F.col(table.key[0]).cast("string").alias(id_name), *used)
 
 
 def check_splits(events: DataFrame, parent: Snapshot) -> dict[str, int]:
@@ -170,9 +190,14 @@ def fit(
         known = entities.join(train.select(id_name).distinct(), on=id_name, how="left_semi")
         return fit_table(known, table, owner, limits)
 
+    item_ids = fit_ids("item")
+    if item_ids.vocabulary.size == NUM_RESERVED:
+        raise UserError(
+            f"no item was seen {config.min_count:,} times in train, so none can be recommended: lower --min-count."
+        )
     return FittedTables(
         user_ids=fit_ids("user"),
-        item_ids=fit_ids("item"),
+        item_ids=item_ids,
         users=fit_entities(users, contract.users, "users", "user_id"),
         items=fit_entities(items, contract.items, "items", "item_id"),
         events=fit_table(train, contract.events, "events", limits),

@@ -29,7 +29,8 @@ def check_header(header: list[str], table: Table, *, where: str) -> None:
         if column.raw_name not in header:
             raise UserError(
                 f"{where}: column {column.raw_name!r} (contract column {column.name!r}) is missing from the header"
-                f"{nearest(column.raw_name, header) or '.'} The header has {len(header)} columns: {', '.join(header[:12])}."
+                f"{nearest(column.raw_name, header) or '.'} The header has {len(header)} columns: "
+                f"{', '.join(header[:12])}."
             )
 
 
@@ -65,13 +66,12 @@ def _delimited(table: Table, header: list[str]) -> SparkColumn:
         _split(column, parsed[f"c{header.index(column.raw_name)}"]).alias(f"raw_{column.name}")
         for column in table.columns
     ]
-    width = F.when(
-        parsed[CORRUPT].isNotNull(),
-        F.format_string(
-            f"%d fields, the header has {len(header)}", F.size(F.split("line", _literal(source.delimiter), -1))
-        ),
-    )
-    return F.struct(*fields, width.alias(CORRUPT))
+    if source.quote:  # a delimiter inside quotes parts nothing, so the fields cannot be counted by it
+        wrong_width = F.lit(f"another number of fields than the header's {len(header)}")
+    else:
+        num_fields = F.size(F.split("line", _literal(source.delimiter), -1))
+        wrong_width = F.format_string(f"%d fields, the header has {len(header)}", num_fields)
+    return F.struct(*fields, F.when(parsed[CORRUPT].isNotNull(), wrong_width).alias(CORRUPT))
 
 
 def _json(table: Table) -> SparkColumn:
@@ -82,9 +82,10 @@ def _json(table: Table) -> SparkColumn:
     schema = T.StructType([*fields, T.StructField(CORRUPT, T.StringType())])
     parsed = F.from_json(F.col("line"), schema, {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT})
     columns = [parsed.getField(column.raw_name).alias(f"raw_{column.name}") for column in table.columns]
-    corrupt = F.when(
-        parsed.isNull() | parsed.getField(CORRUPT).isNotNull(), F.lit("the line is no JSON object of these columns")
-    )
+    # from_json stops at the end of the first object, and what comes after it would be lost without a word.
+    one_object = (F.json_array_length(F.concat(F.lit("["), "line", F.lit("]"))) == 1) & F.rtrim("line").endswith("}")
+    sound = parsed.isNotNull() & parsed.getField(CORRUPT).isNull() & F.coalesce(one_object, F.lit(False))
+    corrupt = F.when(~sound, F.lit("the line is no JSON object of these columns"))
     return F.struct(*columns, corrupt.alias(CORRUPT))
 
 

@@ -13,6 +13,7 @@ from spark_jobs.spark_types import SPARK_TYPES
 from spark_jobs.transforms.parsing import CORRUPT
 
 _SHOWN_CHARS = 80
+NAMED_TIME_FORMATS = ("epoch_s", "epoch_ms", "iso8601")
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def column_rules(column: Column) -> list[Rule]:
         add("pattern", ~shown_text(raw, column).rlike(f"^(?:{column.pattern})$"), f"does not match {column.pattern}")
     if column.range is not None:
         if column.range.min is not None:
-            add("range", value < column.range.min, f"is below {column.range.min:g}")
+            add("range", value < _bound(column.range.min, column), f"is below {column.range.min:.15g}")
         if column.range.max is not None:
-            add("range", value > column.range.max, f"is above {column.range.max:g}")
+            add("range", value > _bound(column.range.max, column), f"is above {column.range.max:.15g}")
     if column.one_of is not None:
         allowed = F.array(*(F.lit(choice) for choice in column.one_of))
         outside = (
@@ -84,6 +85,11 @@ def column_rules(column: Column) -> list[Rule]:
 def shown_text(raw: SparkColumn, column: Column) -> SparkColumn:
     """The raw text that a pattern must match."""
     return F.concat_ws(column.separator, raw) if column.type == "list<string>" else raw
+
+
+def _bound(number: float, column: Column) -> SparkColumn:
+    """An end of the range, rounded as the values are: 0.1 as float32 is above 0.1 as float64."""
+    return F.lit(number).cast("float") if column.type == "float32" else F.lit(number)
 
 
 def _line_rules(table: Table) -> list[Rule]:
@@ -109,7 +115,8 @@ def _timestamp_ms(column: Column, raw: SparkColumn) -> SparkColumn:
         factor = 1000 if column.time_format == "epoch_s" else 1
         return (raw.try_cast("decimal(24,6)") * F.lit(factor)).try_cast("bigint")
     if column.time_format == "iso8601":
-        return F.unix_millis(F.try_to_timestamp(raw))
+        # Spark takes a time without a day for one of today, and a bare number for a year.
+        return F.unix_millis(F.when(raw.rlike(r"^\s*\d{4}-"), F.try_to_timestamp(raw)))
     return F.unix_millis(F.try_to_timestamp(raw, F.lit(column.time_format)))
 
 

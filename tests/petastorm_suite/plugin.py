@@ -32,12 +32,18 @@ class _Absent:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         pytest.skip(f"{self._name} is not installed")
 
+    __eq__ = __call__  # type: ignore[assignment]
+    __hash__ = object.__hash__
+
 
 class _AbsentModule(types.ModuleType):
     __version__ = "2.0.0"
 
     def __getattr__(self, name: str) -> _Absent:
         return getattr(_Absent(self.__name__), name)
+
+    def __reduce__(self) -> Any:
+        return _AbsentModule, (self.__name__,)  # Spark sends test functions with the modules they use
 
 
 def _stand_in_for_packages() -> None:
@@ -89,6 +95,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def _note(test: str, outcome: str, seconds: float, why: str) -> None:
     with open(os.environ["OUTCOMES"], "a") as outcomes:
         outcomes.write(json.dumps({"test": test, "outcome": outcome, "seconds": round(seconds, 2), "why": why}) + "\n")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        _note(item.nodeid, "left out", 0.0, "")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,0 +1,187 @@
+"""The jobs as users start them: under spark-submit, alone and on a standalone cluster, and killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyspark
+import pytest
+from pyspark.sql import SparkSession
+
+from pipelines.launch import ROOT, spark_submit
+from schemas.errors import UserError
+from schemas.snapshot import open_snapshot
+from tests.spark.logs import run_prepare, write_click_log, write_film_log
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("spark.ui.enabled=false", "spark.driver.memory=512m", "spark.sql.shuffle.partitions=2")
+OPTIONS = {
+    "ingest": ["--contract", "--raw", "--out", "--max-quarantined"],
+    "prepare": [
+        "--events",
+        "--out",
+        "--split",
+        "--history-length",
+        "--seen-length",
+        "--num-negatives",
+        "--min-count",
+        "--max-values",
+        "--seed",
+        "--rows-per-row-group",
+        "--num-files",
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_jvms() -> Iterator[None]:
+    """Spare each JVM started here the second compiler, which small data never repays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        yield
+
+
+def _wait_for(what: str, there: Callable[[], bool], *, seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
+
+
+def _submitted(job: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    """spark-submit in a process group of its own, as a user would type it in a checkout."""
+    command = [str(Path(sys.executable).parent / "spark-submit"), *(f"--conf={setting}" for setting in SMALL)]
+    command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
+    mine = {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "COLUMNS": "120"}
+    return subprocess.Popen(
+        command,
+        env=os.environ | mine,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_help_names_every_option_and_what_it_is_for() -> None:
+    running = {job: _submitted(job, "--help") for job in OPTIONS}
+    for job, process in running.items():
+        shown, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert shown.startswith(f"usage: spark-submit spark_jobs/jobs/{job}.py ")
+        named = re.findall(r"^  (--[a-z-]+) [A-Z_]+(?:\n)? +\S", shown, flags=re.MULTILINE)
+        assert named == OPTIONS[job], shown
+
+
+def test_a_mistake_is_answered_with_exit_code_2_and_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    contract = write_click_log(tmp_path, [b"who,item,time", b"u1,a,1"])
+    arguments = ["--contract", str(contract), "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    assert spark_submit("ingest", arguments, conf=SMALL) == 2
+    said = capfd.readouterr()
+    ours = [line for line in said.err.splitlines() if "ingest" in line or "column" in line]
+    assert len(ours) == 1
+    assert re.fullmatch(
+        r"ingest: events: file:/.*/raw/clicks\.csv: column 'user' .* is missing from the header\..*", ours[0]
+    )
+    assert "Traceback" not in said.err + said.out
+    assert said.out == ""
+
+
+@pytest.fixture(scope="module")
+def submitted_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The film log, ingested by spark-submit on local[*]."""
+    folder = tmp_path_factory.mktemp("submitted")
+    contract = write_film_log(folder)
+    arguments = ["--contract", str(contract), "--raw", str(folder / "raw"), "--out", str(folder / "events")]
+    assert spark_submit("ingest", [*arguments, "--max-quarantined", "0.5"], master="local[*]", conf=SMALL) == 0
+    return folder / "events"
+
+
+def test_a_log_is_ingested_under_spark_submit(submitted_events: Path) -> None:
+    snapshot = open_snapshot(str(submitted_events), kind="events")
+    snapshot.verify()
+    assert snapshot.manifest.ledger.tables["events"].accepted == 10
+
+
+def test_a_job_killed_in_the_middle_publishes_nothing_and_runs_again(
+    spark: SparkSession, film_events: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job = _submitted("prepare", "--events", str(film_events), "--out", str(out), "--split", "time:0.6,0.2,0.2")
+    try:
+        _wait_for("the items to be written", lambda: any((out / "items").glob("*.parquet")))
+        os.kill(job.pid, signal.SIGKILL)
+        job.wait(timeout=60)
+        assert job.returncode == -signal.SIGKILL
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)  # Python's half of the driver, should it live on
+    assert (out / "_writer").exists()
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(UserError, match="is no published folder"):
+        open_snapshot(str(out))
+    run_prepare(spark, film_events, out)
+    snapshot = open_snapshot(str(out))
+    snapshot.verify()
+    assert snapshot.manifest.rows("train") == 6
+    assert not (out / "_writer").exists()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A standalone master and one worker with two cores: the master's URL, and the folder of the worker's executors."""
+    home = Path(pyspark.__file__).parent
+    port, master_ui, worker_ui = _free_port(), _free_port(), _free_port()
+    url, work = f"spark://127.0.0.1:{port}", tmp_path / "work"
+    deploy, limits = "org.apache.spark.deploy", ("--cores", "2", "--memory", "1g", "--work-dir", str(work))
+    commands = [
+        [f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(master_ui)],
+        [f"{deploy}.worker.Worker", "--host", "127.0.0.1", "--webui-port", str(worker_ui), *limits, url],
+    ]
+    env = os.environ | {"SPARK_HOME": str(home), "SPARK_DAEMON_MEMORY": "256m"}
+    daemons: list[subprocess.Popen[bytes]] = []
+    try:
+        for command, ready in zip(commands, (port, worker_ui), strict=True):
+            started = [str(home / "bin" / "spark-class"), *command]
+            quiet = subprocess.DEVNULL
+            daemons.append(subprocess.Popen(started, env=env, stdout=quiet, stderr=quiet, start_new_session=True))
+            _wait_for(command[0], lambda port=ready: _answers(port))  # type: ignore[misc]
+        yield url, work
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(timeout=60)
+
+
+def test_both_jobs_run_on_a_standalone_cluster_from_and_to_urls(cluster: tuple[str, Path], tmp_path: Path) -> None:
+    master, work = cluster
+    contract = write_film_log(tmp_path)
+    conf = (*SMALL, "spark.executor.memory=512m", "spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1")
+    events, snapshot = (f"file://{tmp_path}/{name}" for name in ("events", "snapshot"))
+    arguments = ["--contract", str(contract), "--raw", f"file://{tmp_path}/raw", "--out", events]
+    assert spark_submit("ingest", [*arguments, "--max-quarantined", "0.5"], master=master, conf=conf) == 0
+    arguments = ["--events", events, "--out", snapshot, "--split", "time:0.6,0.2,0.2"]
+    assert spark_submit("prepare", arguments, master=master, conf=conf) == 0
+    opened = open_snapshot(snapshot)
+    opened.verify()
+    assert [opened.manifest.rows(split) for split in ("train", "valid", "test")] == [6, 2, 2]
+    assert len(list(work.glob("app-*/0"))) == 2, "each job had an executor on the worker"
