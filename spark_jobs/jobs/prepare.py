@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from schemas.contract import Contract, Table, TableName
@@ -15,9 +15,6 @@ from schemas.features import (
     NUM_RESERVED,
     PADDING_IDX,
     UNSEEN_IDX,
-    FeatureTransform,
-    HistoryFeature,
-    IndexFeature,
     Owner,
 )
 from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
@@ -29,11 +26,18 @@ from spark_jobs.command_line import parser, run
 from spark_jobs.datasets import read_part, row_group_rows, write_table, write_training_layout
 from spark_jobs.publication import Publication, begin, open_published
 from spark_jobs.session import size_shuffles
+from spark_jobs.transforms.encoding import (
+    FittedTables,
+    item_rows,
+    user_rows,
+    with_histories,
+    with_ids,
+    with_user_columns,
+    with_user_features,
+)
 from spark_jobs.transforms.fitting import Fitted, FittedVocabulary, VocabularyLimits, fit_table, fit_vocabulary
-from spark_jobs.transforms.fitting import with_features as with_fitted_features
-from spark_jobs.transforms.histories import items_per_user, left_padded, with_history, with_negatives, with_seen
+from spark_jobs.transforms.histories import with_negatives
 from spark_jobs.transforms.splits import SplitPolicy, parse_split, with_split
-from spark_jobs.transforms.vocabulary import with_index
 
 _FILES_HOLD_ROW_GROUPS = 16
 # Names that this job gives to columns of its own beside those of each table.
@@ -60,32 +64,6 @@ class PrepareConfig:
     num_files: int
 
 
-@dataclass(frozen=True)
-class FittedTables:
-    """All that was fitted on train: ids, and the features of the three tables."""
-
-    user_ids: FittedVocabulary
-    item_ids: FittedVocabulary
-    users: Fitted
-    items: Fitted
-    events: Fitted
-
-    def vocabularies(self) -> dict[str, FittedVocabulary]:
-        ids = {"user": self.user_ids, "item": self.item_ids}
-        return ids | self.users.vocabularies | self.items.vocabularies | self.events.vocabularies
-
-    def transform(self, history_length: int) -> FeatureTransform:
-        ids = (
-            IndexFeature(name="user_idx", source="user_id", owner="users", vocabulary="user"),
-            IndexFeature(name="item_idx", source="item_id", owner="items", vocabulary="item"),
-            HistoryFeature(length=history_length),
-        )
-        return FeatureTransform(
-            features=(*ids, *self.users.features, *self.items.features, *self.events.features),
-            vocabularies={name: fitted.vocabulary for name, fitted in self.vocabularies().items()},
-        )
-
-
 def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     """Split, fit, encode and write; publish the snapshot `config.out`."""
     policy = parse_split(config.split)
@@ -100,18 +78,19 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     size_shuffles(spark, sum(file.bytes for file in parent.files("events")))
 
     contract = parent.manifest.contract
+    lengths = {"history_length": config.history_length, "seen_length": config.seen_length}
     events = with_split(read_events(spark, parent), policy, seed=config.seed).persist(StorageLevel.MEMORY_AND_DISK)
     counts = check_splits(events, parent)
     users, items = read_entities(spark, parent, "users", "user_id"), read_entities(spark, parent, "items", "item_id")
     fitted = fit(events.where("split = 'train'"), users, items, contract, config)
     known_users = with_user_features(users, events, fitted)
     rows = with_ids(events, fitted).persist(StorageLevel.MEMORY_AND_DISK)
-    whole = with_user_columns(with_histories(rows, policy, config), known_users, fitted)
+    whole = with_user_columns(with_histories(rows, policy.query_grain, **lengths), known_users, fitted)
     whole.persist(StorageLevel.MEMORY_AND_DISK)
 
     write_vocabularies(publication, fitted)
     write_table(item_rows(items, fitted, contract), publication.part("items"))
-    write_table(user_rows(known_users, rows, config), publication.part("users"))
+    write_table(user_rows(known_users, rows, **lengths), publication.part("users"))
     for split, count in counts.items():
         write_split(publication, whole.where(F.col("split") == split), split, count, fitted, contract, config)
     publish(publication, parent, fitted, whole, policy, config)
@@ -204,77 +183,11 @@ def fit(
     )
 
 
-def with_ids(events: DataFrame, fitted: FittedTables) -> DataFrame:
-    """Add user_idx, item_idx and the events' own features. In and out: one row per event."""
-    events = with_index(events, source="user_id", vocabulary=fitted.user_ids.entries, name="user_idx")
-    events = with_index(events, source="item_id", vocabulary=fitted.item_ids.entries, name="item_idx")
-    return with_fitted_features(events, fitted.events, key="row_id")
-
-
-def with_user_features(users: DataFrame | None, events: DataFrame, fitted: FittedTables) -> DataFrame:
-    """One row per user of the log or of the user table: user_id, user_idx and features."""
-    known = events.select("user_id").distinct()
-    if users is not None:
-        known = known.unionByName(users.select("user_id")).distinct().join(users, on="user_id", how="left")
-    known = with_index(known, source="user_id", vocabulary=fitted.user_ids.entries, name="user_idx")
-    featured = with_fitted_features(known, fitted.users, key="user_id")
-    return featured.select("user_id", "user_idx", *(feature.name for feature in fitted.users.features)).persist()
-
-
-def with_user_columns(rows: DataFrame, known_users: DataFrame, fitted: FittedTables) -> DataFrame:
-    """Add the users' features. In and out: one row per event."""
-    if not fitted.users.features:
-        return rows
-    return rows.join(known_users.drop("user_idx"), on="user_id", how="left")
-
-
-def with_histories(rows: DataFrame, policy: SplitPolicy, config: PrepareConfig) -> DataFrame:
-    """Add `history`, and for valid and test `query_id` and `seen` (both empty in train)."""
-    nothing = F.array().cast("array<int>")
-    if policy.query_grain == "event":
-        with_past = with_history(rows, length=config.history_length)
-        asked = rows.where("split != 'train'").select("user_id").distinct()
-        seen = with_seen(rows.join(asked, on="user_id", how="left_semi"), length=config.seen_length)
-        held_out = seen.where("split != 'train'").select("row_id", "seen")
-        joined = with_past.join(held_out, on="row_id", how="left")
-        return joined.withColumn("query_id", F.col("row_id")).withColumn("seen", F.coalesce("seen", nothing))
-    # Of a user's train items all but the row's own: what a random split hides is not in the past but in between.
-    length = config.seen_length
-    trained = items_per_user(rows.where("split = 'train'"), length=length, name="_train")
-    known = items_per_user(rows.where("split != 'test'"), length=length, name="_known")
-    joined = rows.join(trained, on="user_id", how="left").join(known, on="user_id", how="left")
-    train_items = F.coalesce("_train", nothing)
-    others = F.when(F.col("split") == "train", F.array_remove(train_items, F.col("item_idx"))).otherwise(train_items)
-    earlier = F.when(F.col("split") == "valid", train_items).otherwise(F.coalesce("_known", nothing))
-    return (
-        joined.withColumn("history", left_padded(others, config.history_length))
-        .withColumn("query_id", F.xxhash64("user_id"))
-        .withColumn("seen", F.when(F.col("split") == "train", nothing).otherwise(earlier))
-        .drop("_train", "_known")
-    )
-
-
 def training_columns(fitted: FittedTables, contract: Contract) -> list[str]:
     """The columns of every split, in order."""
     measures = [role for role in ("label", "weight", "propensity") if contract.events.with_role(role)]
     features = [feature.name for feature in (*fitted.users.features, *fitted.events.features)]
     return ["row_id", "user_idx", "item_idx", "event_time_ms", *measures, *features, "history"]
-
-
-def required(rows: DataFrame, names: list[str]) -> DataFrame:
-    """Select the columns as non-null ones, which Parquet stores as REQUIRED and the feed reads without a copy.
-
-    None of them holds a null: encoders map null to an index or to the mean. 0 here only tells Spark so.
-    """
-
-    def column(name: str) -> Column:
-        kind = rows.schema[name].dataType.typeName()
-        if kind == "array":
-            whole = F.transform(name, lambda value: F.coalesce(value, F.lit(0)))
-            return F.coalesce(whole, F.array().cast("array<int>")).alias(name)
-        return F.coalesce(F.col(name), F.lit(0).cast(rows.schema[name].dataType)).alias(name)
-
-    return rows.select(*(column(name) for name in names))
 
 
 def write_split(
@@ -294,7 +207,7 @@ def write_split(
         columns = [*columns, "query_id", "seen", "negatives"]
     rows_per_group = config.rows_per_row_group or row_group_rows(count)
     write_training_layout(
-        required(rows, columns),
+        rows.select(*columns),
         publication.part(split),
         order=F.xxhash64("row_id", F.lit(config.seed)),
         num_files=config.num_files or max(1, round(count / (rows_per_group * _FILES_HOLD_ROW_GROUPS))),
@@ -305,28 +218,6 @@ def write_split(
 def write_vocabularies(publication: Publication, fitted: FittedTables) -> None:
     for name, vocabulary in fitted.vocabularies().items():
         write_table(vocabulary.entries.orderBy("idx"), publication.part(f"vocab/{name}"))
-
-
-def item_rows(items: DataFrame | None, fitted: FittedTables, contract: Contract) -> DataFrame:
-    """One row per item that can be recommended: item_idx, item_id, title, count in train, features; by item_idx."""
-    known = fitted.item_ids.entries.select(F.col("value").alias("item_id"), F.col("idx").alias("item_idx"), "count")
-    titles: list[str] = []
-    if items is not None and contract.items is not None:
-        known = known.join(items, on="item_id", how="left")
-        titles = [column.name for column in contract.items.with_role("title")]
-    featured = with_fitted_features(
-        known.withColumn("title", F.coalesce(*titles, "item_id")), fitted.items, key="item_id"
-    )
-    names = [feature.name for feature in fitted.items.features]
-    return featured.select("item_idx", "item_id", "title", "count", *names).orderBy("item_idx")
-
-
-def user_rows(known_users: DataFrame, rows: DataFrame, config: PrepareConfig) -> DataFrame:
-    """One row per user as of the end of the log: what a recommendation made now starts from."""
-    now = items_per_user(rows, length=config.seen_length, name="seen")
-    joined = known_users.join(now, on="user_id", how="left")
-    seen = F.coalesce("seen", F.array().cast("array<int>"))
-    return joined.withColumn("seen", seen).withColumn("history", left_padded(seen, config.history_length))
 
 
 def take_stock(rows: DataFrame) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
