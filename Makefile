@@ -32,6 +32,7 @@ format: setup ## format and fix what can be fixed
 	ruff format .
 
 test-petastorm: setup ## petastorm's own test suite on our pyarrow
+	$(PYTHON_IN) -m pip install -q -c requirements.lock -r tests/petastorm_suite/requirements.txt
 	$(PYTHON_IN) -m tests.petastorm_suite.run
 
 bench-quality: setup ## recall, NDCG and hit rate on MovieLens 100K beside RecBole's published BPR, 3 seeds
