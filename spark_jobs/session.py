@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 # Output must not depend on a site's defaults: these settings are part of what a job promises.
@@ -31,6 +30,6 @@ def spark_session(name: str) -> SparkSession:
 def size_shuffles(spark: SparkSession, input_bytes: int) -> None:
     """Fit the number of shuffle partitions to the input, unless spark-submit set it: Spark's 200 are slow for a
     small log and too few for a large one, and adaptive execution can only merge partitions."""
-    if not SparkConf().contains("spark.sql.shuffle.partitions"):
+    if not spark.sparkContext.getConf().contains("spark.sql.shuffle.partitions"):
         partitions = max(spark.sparkContext.defaultParallelism, -(-input_bytes // _BYTES_PER_SHUFFLE_PARTITION))
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
