@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from schemas.manifest import DataFile
 from schemas.storage import join
@@ -20,9 +21,9 @@ def read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
     return text.select(F.col("value").alias("line"), F.col("_metadata.file_path").alias("file"))
 
 
-def read_part(spark: SparkSession, root: str, files: Sequence[DataFile]) -> DataFrame:
+def read_part(spark: SparkSession, root: str, files: Sequence[DataFile], schema: StructType) -> DataFrame:
     """A part of a published folder, by the files that its manifest names and no others."""
-    return spark.read.parquet(*(join(root, file.path) for file in files))
+    return spark.read.schema(schema).parquet(*(join(root, file.path) for file in files))
 
 
 def write_table(table: DataFrame, url: str, *, num_files: int | None = None) -> None:

@@ -26,6 +26,7 @@ from spark_jobs.command_line import parser, run
 from spark_jobs.datasets import read_part, row_group_rows, write_table, write_training_layout
 from spark_jobs.publication import Publication, begin, open_published
 from spark_jobs.session import size_shuffles
+from spark_jobs.spark_types import spark_schema
 from spark_jobs.transforms.encoding import (
     FittedTables,
     item_rows,
@@ -113,7 +114,7 @@ def read_events(spark: SparkSession, parent: Snapshot) -> DataFrame:
     row_id is a hash of the contract's key, so a row keeps its name from one snapshot to the next.
     """
     table = parent.manifest.contract.events
-    events = read_part(spark, parent.url, parent.files("events"))
+    events = read_part(spark, parent.url, parent.files("events"), spark_schema(table))
     if parent.manifest.rows("events") == 0:
         raise UserError(f"{parent.url} holds no accepted events.")
     measures = [
@@ -136,7 +137,7 @@ def read_entities(spark: SparkSession, parent: Snapshot, part: str, id_name: str
     table: Table | None = getattr(parent.manifest.contract, part)
     if table is None:
         return None
-    entities = read_part(spark, parent.url, parent.files(part))
+    entities = read_part(spark, parent.url, parent.files(part), spark_schema(table))
     used = [column.name for column in table.with_role("categorical", "numeric", "title")]
     return entities.select(F.col(table.key[0]).cast("string").alias(id_name), *used)
 
