@@ -63,11 +63,11 @@ class Feed:
         lanes = _Lanes(plan, self.rank, self._arriving(plan))
         rows_given = 0
         for step in range(plan.num_steps):
-            positions = torch.from_numpy(plan.positions(self.rank, step))
-            rows_given += len(positions)
+            columns = lanes.take(plan.lane_rows(step))
+            rows_given += num_rows(columns)  # of the tables that came, not of the plan
             yield Batch(
-                columns=lanes.take(plan.lane_rows(step)),
-                positions=positions,
+                columns=columns,
+                positions=torch.from_numpy(plan.positions(self.rank, step)),
                 global_rows=plan.global_rows(step),
                 step=step,
             )
