@@ -39,6 +39,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
     && printf '[project]\nname = "headrace"\nversion = "0"\n[tool.setuptools]\npackages = []\n' >pyproject.toml \
     && setup/setup.sh
 COPY pyproject.toml ./
+COPY training/gather.c training/
 RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
@@ -49,6 +50,7 @@ FROM base
 RUN useradd --create-home --uid 1000 headrace && install --directory --owner headrace --group headrace /data
 COPY --from=environment /opt/headrace/.venv /opt/headrace/.venv
 COPY . /opt/headrace
+COPY --from=environment /opt/headrace/training/_gather*.so /opt/headrace/training/
 ENV PATH=/opt/headrace/.venv/bin:$PATH
 WORKDIR /data
 USER 1000

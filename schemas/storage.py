@@ -20,12 +20,17 @@ def absolute(path_or_url: str) -> str:
     return path_or_url if "://" in path_or_url else str(Path(path_or_url).expanduser().absolute())
 
 
-def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system that holds `url` and the path in it; Hadoop's s3a:// and s3n:// mean fsspec's s3://."""
+def fsspec_url(url: str) -> str:
+    """A path or URL as fsspec writes it: Hadoop's s3a:// and s3n:// are its s3://."""
     for hadoop, ours in (("s3a://", "s3://"), ("s3n://", "s3://"), ("file:/", "file:///")):
         if url.startswith(hadoop) and not url.startswith(ours):
-            url = ours + url.removeprefix(hadoop).lstrip("/")
-    return fsspec.core.url_to_fs(url)
+            return ours + url.removeprefix(hadoop).lstrip("/")
+    return url
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system that holds `url` and the path in it."""
+    return fsspec.core.url_to_fs(fsspec_url(url))
 
 
 def sha256_of(fs: AbstractFileSystem, path: str) -> str:

@@ -16,7 +16,8 @@ stamp="$venv/.headrace-setup"
 
 fingerprint() { # of all that decides what the environment holds
     {
-        find requirements.lock pyproject.toml setup -type f -not -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+        shopt -s nullglob # an image is set up before the code is copied into it
+        find requirements.lock pyproject.toml setup training/*.c -type f -not -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
         echo "$root" "$venv" "${HEADRACE_TORCH_INDEX_URL:-}" "${HEADRACE_WITH_MPI:-0}"
     } | sha256sum | cut -d ' ' -f 1
 }
@@ -68,6 +69,7 @@ step 5 "Headrace itself, editable"
 PYTHONWARNINGS=ignore pip_install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 
 step 6 "proof: imports, and two ranks that greet each other"
+compgen -G 'training/_gather*.so' >/dev/null || echo "    training/gather.c was not compiled: the feed will gather with numpy, slower" >&2
 in_venv python -c 'import torch, horovod.torch, pyspark; print("    torch", torch.__version__, "pyspark", pyspark.__version__)'
 ranks="$(in_venv timeout 120 horovodrun -np 2 --gloo python -c \
     'import horovod.torch as hvd; hvd.init(); print("rank", hvd.rank(), "of", hvd.size(), flush=True)' 2>&1)" || {

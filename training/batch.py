@@ -1,33 +1,86 @@
-"""A batch of columns as torch tensors, and how Arrow tables become one without a row loop.
+"""A batch of columns as torch tensors.
 
 Legend: B rows of a batch, L length of a list column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from training.decoding import ColumnRefused, decoder
+
 
 @dataclass(frozen=True)
 class Ragged:
-    """Lists of unequal length: row i holds values[offsets[i]:offsets[i + 1]]; offsets has shape (B + 1,)."""
+    """Lists, strings (as UTF-8) or bytes: row i holds values[offsets[i]:offsets[i + 1]]; offsets has shape (B + 1,)."""
 
     values: Tensor
     offsets: Tensor
+
+    @classmethod
+    def of(cls, array: pa.Array) -> Ragged:
+        """An Arrow array of lists of numbers, strings or bytes, without a row loop."""
+        if isinstance(array, pa.ListArray):
+            values, offsets = array.flatten().to_numpy(), array.offsets.to_numpy()
+        else:
+            _, offset_bytes, value_bytes = array.buffers()
+            offsets = np.frombuffer(offset_bytes or b"\0" * 4, np.int32)[array.offset : array.offset + len(array) + 1]
+            every = np.frombuffer(value_bytes, np.uint8) if value_bytes else np.empty(0, np.uint8)
+            values = every[offsets[0] : offsets[-1]]
+        return cls(writeable(values), torch.from_numpy(offsets.astype(np.int64) - int(offsets[0])))
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.offsets) - 1
+
+    def split(self, rows: int) -> list[Ragged]:
+        """Pieces of `rows` rows each, without a copy of the values."""
+        return [self._rows(start, min(start + rows, self.num_rows)) for start in range(0, self.num_rows, rows)]
+
+    def _rows(self, start: int, stop: int) -> Ragged:
+        offsets = self.offsets[start : stop + 1]
+        return Ragged(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+    def padded(self, length: int, *, keep: Literal["first", "last"] = "first", padding: float = 0) -> Tensor:
+        """Shape (B, length): the first values of each row, padded on the right, or the last, padded on the left."""
+        sizes = self.offsets.diff()
+        kept = sizes.clamp(max=length)
+        column = torch.arange(length, device=self.offsets.device)
+        if keep == "first":
+            begin, is_value = self.offsets[:-1], column < kept.unsqueeze(1)
+        else:
+            begin, is_value = self.offsets[1:] - length, column >= (length - kept).unsqueeze(1)
+        source = (begin.unsqueeze(1) + column)[is_value]
+        out = self.values.new_full((self.num_rows, length), padding)
+        out[is_value] = self.values[source]
+        return out
+
+    def texts(self) -> list[str]:
+        """The rows of a string column."""
+        every, ends = self.values.cpu().numpy().tobytes(), self.offsets.tolist()
+        return [every[start:stop].decode() for start, stop in pairwise(ends)]
 
     def row_of_value(self) -> Tensor:
         """For each value the row that it belongs to; shape of values."""
         rows = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
         return torch.repeat_interleave(rows, self.offsets.diff())
 
-    def to(self, device: torch.device) -> Ragged:
-        return Ragged(self.values.to(device), self.offsets.to(device))
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Ragged:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Ragged:
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Ragged:
+        return Ragged(change(self.values), change(self.offsets))
 
 
 Column = Tensor | Ragged
@@ -50,10 +103,15 @@ class Batch:
     def num_rows(self) -> int:
         return len(self.positions)
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """The same rows on another device; on the one they lie on, without a copy."""
-        columns = {name: column.to(device) for name, column in self.columns.items()}
-        return replace(self, columns=columns, positions=self.positions.to(device))
+        columns = {name: column.to(device, non_blocking=non_blocking) for name, column in self.columns.items()}
+        return replace(self, columns=columns, positions=self.positions.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same rows in page-locked memory; DataLoader calls it when asked for `pin_memory=True`."""
+        columns = {name: column.pin_memory() for name, column in self.columns.items()}
+        return replace(self, columns=columns, positions=self.positions.pin_memory())
 
     def __getitem__(self, name: str) -> Tensor:
         """A column of scalars, shape (B,), or of lists of one length, shape (B, L)."""
@@ -68,65 +126,22 @@ class Batch:
 
 
 def to_columns(table: pa.Table, list_lengths: Mapping[str, int]) -> dict[str, Column]:
-    """Arrow columns as tensors, without a copy where Arrow holds them in one piece and without nulls.
+    """A small table's columns as tensors of the types that are stored.
 
-    A list column named in `list_lengths` becomes shape (B, L), any other list column a Ragged.
+    A list column named in `list_lengths` becomes shape (B, L), any other a Ragged, as strings do.
     Raises ValueError for a column with nulls, and for lists that are not of the promised length.
     """
     columns: dict[str, Column] = {}
-    for name in table.column_names:
-        array = pa.concat_arrays(table.column(name).chunks) if table.num_rows else pa.array([], table.field(name).type)
-        if array.null_count:
-            raise ValueError(f"column {name!r} holds {array.null_count} nulls; the training layout has none")
-        if not pa.types.is_list(array.type):
-            columns[name] = _tensor(array)
-            continue
-        values, offsets = _tensor(array.flatten()), _tensor(array.offsets).to(torch.int64)
-        offsets = offsets - offsets[0]
-        if (length := list_lengths.get(name)) is None:
-            columns[name] = Ragged(values, offsets)
-        elif len(values) == length * len(array) and bool((offsets.diff() == length).all()):
-            columns[name] = values.view(-1, length)
-        else:
-            raise ValueError(f"column {name!r} holds lists that are not {length} long, as the manifest promises")
+    for field in table.schema:
+        chunks = table.column(field.name).chunks or [pa.array([], field.type)]
+        try:
+            array = decoder(field, length=list_lengths.get(field.name))(pa.concat_arrays(chunks))
+        except ColumnRefused as refused:
+            raise ValueError(f"column {field.name!r}: {refused}") from None
+        columns[field.name] = writeable(array) if isinstance(array, np.ndarray) else Ragged.of(array)
     return columns
 
 
-def joined(pieces: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
-    """The rows of all pieces, one piece after the other."""
-    if len(pieces) == 1:
-        return dict(pieces[0])
-    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def sliced(columns: Mapping[str, Column], start: int, stop: int) -> dict[str, Column]:
-    """Rows `start` to `stop`, without a copy."""
-    return {name: _sliced(column, start, stop) for name, column in columns.items()}
-
-
-def num_rows(columns: Mapping[str, Column]) -> int:
-    first = next(iter(columns.values()))
-    return len(first) if isinstance(first, Tensor) else len(first.offsets) - 1
-
-
-def _joined(columns: Sequence[Column]) -> Column:
-    tensors = [column for column in columns if isinstance(column, Tensor)]
-    if tensors:
-        return torch.cat(tensors)
-    raggeds = [column for column in columns if isinstance(column, Ragged)]
-    sizes = torch.cat([column.offsets.diff() for column in raggeds])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-    return Ragged(torch.cat([column.values for column in raggeds]), offsets)
-
-
-def _sliced(column: Column, start: int, stop: int) -> Column:
-    if isinstance(column, Tensor):
-        return column[start:stop]
-    offsets = column.offsets[start : stop + 1]
-    return Ragged(column.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
-
-
-def _tensor(array: pa.Array) -> Tensor:
-    numbers = array.to_numpy(zero_copy_only=False)
-    # Arrow's memory is read-only; torch would warn, and nothing here writes into a batch.
-    return torch.from_numpy(numbers if numbers.flags.writeable else np.array(numbers))
+def writeable(array: np.ndarray) -> Tensor:
+    """The array as a tensor; copied where it is read-only, as Arrow's memory is, for torch would warn."""
+    return torch.from_numpy(array if array.flags.writeable else np.array(array))

@@ -1,144 +1,244 @@
-"""The feed: a part of a snapshot as torch batches, each row exactly once an epoch, whatever the number of ranks."""
+"""The feed: Parquet rows as torch batches, each row exactly once an epoch, on any number of ranks, from any step on."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+import hashlib
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
 
-from schemas.errors import LedgerError, SnapshotDamaged
-from schemas.features import HistoryFeature, IndicesFeature
-from schemas.manifest import DataFile
-from schemas.snapshot import Snapshot
-from training.batch import Batch, Column, joined, num_rows, sliced, to_columns
-from training.plan import EpochPlan
-from training.reader import read_row_groups
+from schemas.errors import LedgerError, UserError
+from training.batch import Batch
+from training.blocks import Block, Blocks
+from training.plan import EpochPlan, Leg, default_lanes
+from training.read_ahead import in_background, read_ahead
+from training.row_groups import ParquetRows
+from training.to_device import allocator, moved
+
+MEMORY_BYTES = 1 << 30
+_BLOCK_ROWS = 1 << 17
+_BLOCKS_AT_ONCE = 3  # one is used up, one waits, one is being gathered
+_STATE_VERSION = 1
 
 
-@dataclass(frozen=True, kw_only=True)
 class Feed:
-    """Batches of one part for one rank.
+    """The batches of one rank, epoch after epoch: `for batch in feed` gives what is left of the current epoch.
 
-    `columns` names what is read; `list_lengths` the list columns that become matrices. `workers` threads read ahead.
+    `state_dict()` says in a few numbers where the feed is: after the last batch that was taken. A feed that loads it
+    goes on with the next batch, on the same number of ranks with the very batches that would have come; on another
+    number, or with batches of another size, with each row that is left exactly once.
+
+    `workers` threads read and decode ahead of one more that gathers batches; 0 does all of it in the caller's thread.
+    `memory_bytes` bounds what the rank holds of decoded rows; it decides how many row groups are mixed. With a `device`
+    that is a GPU, batches arrive there by asynchronous copies from page-locked memory.
     """
 
-    name: str
-    urls: Sequence[str]
-    files: Sequence[DataFile]
-    columns: Sequence[str]
-    rank: int
-    world_size: int
-    batch_size_per_rank: int
-    list_lengths: Mapping[str, int] = field(default_factory=dict)
-    seed: int = 0
-    shuffle: bool = True
-    workers: int = 1
+    def __init__(
+        self,
+        rows: ParquetRows,
+        *,
+        batch_size_per_rank: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        workers: int = 1,
+        memory_bytes: int = MEMORY_BYTES,
+        device: torch.device | str = "cpu",
+    ):
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank {rank} of {world_size} ranks: ranks count from 0 to world_size - 1.")
+        self.rows, self.rank, self.world_size = rows, rank, world_size
+        self.batch_size_per_rank, self.seed, self.shuffle, self.drop_last = (
+            batch_size_per_rank,
+            seed,
+            shuffle,
+            drop_last,
+        )
+        self.workers, self.memory_bytes, self.device = workers, memory_bytes, torch.device(device)
+        self._epoch, self._step = 0, 0
+        self._legs: tuple[Leg, ...] = ()
+        self._num_lanes = self._default_lanes()
+        self._plan = self.plan()
 
-    @cached_property
-    def row_group_rows(self) -> tuple[int, ...]:
-        return tuple(rows for file in self.files for rows in file.row_groups)
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to, or that the last one ended."""
+        return self._epoch
 
-    def plan(self, epoch: int) -> EpochPlan:
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self._epoch, self._step, self._legs, self._num_lanes = epoch, 0, (), self._default_lanes()
+        self._plan = self.plan()
+
+    def plan(self) -> EpochPlan:
+        """The plan of the current epoch, or of what other ranks left of it."""
         return EpochPlan(
-            row_group_rows=self.row_group_rows,
+            row_group_rows=tuple(row_group.num_rows for row_group in self.rows.row_groups),
             world_size=self.world_size,
             batch_size_per_rank=self.batch_size_per_rank,
-            epoch=epoch,
+            num_lanes=self._num_lanes,
+            epoch=self._epoch,
             seed=self.seed,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            legs=self._legs,
+        )
+
+    def __len__(self) -> int:
+        """Batches left in the current epoch, the same number on every rank."""
+        return self._plan.num_steps - self._step
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rank's batches to the end of the epoch, as many as every other rank's; the last may be short or empty.
+
+        Raises SnapshotDamaged naming file, row group and column for what cannot be read, and LedgerError if the rows
+        that came are not the rows of the plan. Another iterator over the same feed ends this one's claim to its state.
+        """
+        plan, from_step, rows_given = self._plan, self._step, 0
+        for block in self._blocks(plan, from_step):
+            for step, columns in enumerate(block.batches(), start=block.first_step):
+                positions = plan.positions(self.rank, step)
+                rows_given += block.batch_rows
+                self._step = step + 1
+                yield Batch(
+                    columns=columns,
+                    positions=torch.arange(positions.start, positions.stop, device=self.device),
+                    global_rows=plan.global_rows(step),
+                    step=step,
+                )
+        planned = plan.rank_rows(self.rank, from_step=from_step)
+        if rows_given != planned:
+            raise LedgerError(f"{self.rows.name}: rank {self.rank} got {rows_given:,} rows, the plan says {planned:,}.")
+        self.set_epoch(self._epoch + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the feed is, as numbers that JSON can hold; the same on every rank."""
+        return {
+            "version": _STATE_VERSION,
+            "rows": self._layout(),
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "epoch": self._epoch,
+            "step": self._step,
+            "num_lanes": self._num_lanes,
+            "global_batch_size": self._plan.global_batch_size,
+            "legs": [[leg.num_lanes, leg.global_batch_size, leg.steps] for leg in self._legs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where another feed of the same rows was, which may have had other ranks and batches.
+
+        Raises UserError if its rows, seed or shuffle were others.
+        """
+        ours = {"version": _STATE_VERSION, "rows": self._layout(), "seed": self.seed, "shuffle": self.shuffle}
+        for name, value in ours.items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"{self.rows.name}: this state cannot be resumed here: its {name} is {state.get(name)!r}, "
+                    f"the feed's is {value!r}."
+                )
+        self._epoch = int(state["epoch"])
+        self._legs = tuple(
+            Leg(num_lanes=lanes, global_batch_size=rows, steps=steps) for lanes, rows, steps in state["legs"]
+        )
+        step, lanes, global_batch_size = int(state["step"]), int(state["num_lanes"]), int(state["global_batch_size"])
+        if lanes % self.world_size == 0 and global_batch_size == self.world_size * self.batch_size_per_rank:
+            self._step, self._num_lanes = step, lanes
+        elif step:
+            self._legs += (Leg(num_lanes=lanes, global_batch_size=global_batch_size, steps=step),)
+            self._step, self._num_lanes = 0, self._default_lanes()
+        self._plan = self.plan()
+
+    def memory_estimate(self) -> int:
+        """About how many bytes of decoded rows this rank holds at most."""
+        lanes = self._num_lanes // self.world_size
+        return 2 * lanes * self._row_group_bytes() + _BLOCKS_AT_ONCE * self._block_bytes()
+
+    def _blocks(self, plan: EpochPlan, from_step: int) -> Iterator[Block]:
+        reads = plan.reads(self.rank, from_step=from_step)
+        arriving = read_ahead(
+            self.rows.read,
+            [read.row_group for read in reads],
+            [self.rows.row_groups[read.row_group].decoded_bytes for read in reads],
+            threads=self.workers,
+            max_bytes=plan.num_lanes // plan.world_size * self._row_group_bytes(),
+        )
+        blocks = Blocks(
+            plan, self.rank, reads, arriving, self.rows.empty(),
+            block_rows=self._block_rows(), allocate=allocator(self.device),
+        ).from_step(from_step)  # fmt: skip
+        blocks = moved(blocks, self.device)
+        return iter(in_background(blocks, depth=1)) if self.workers else blocks
+
+    def _default_lanes(self) -> int:
+        free = self.memory_bytes - _BLOCKS_AT_ONCE * self._block_bytes()
+        row_group = self._row_group_bytes()
+        if free < 2 * row_group:
+            needed = 2 * row_group + _BLOCKS_AT_ONCE * self._block_bytes()
+            raise UserError(
+                f"{self.rows.name}: its largest row group takes {row_group / 1e6:,.0f} MB; reading one while another "
+                f"is used takes {needed / 1e6:,.0f} MB, and the feed may have "
+                f"{self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes, read fewer columns, or write smaller groups."
+            )
+        return default_lanes(
+            self.world_size,
+            num_row_groups=len(self.rows.row_groups),
+            lanes_in_memory=free // (2 * row_group),
             shuffle=self.shuffle,
         )
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The rank's batches of an epoch, as many as every other rank's; the last ones may be short or empty.
+    def _row_group_bytes(self) -> int:
+        """Of the largest row group, decoded."""
+        return max((row_group.decoded_bytes for row_group in self.rows.row_groups), default=1) or 1
 
-        Raises LedgerError if the rows that came are not the rows of the plan.
-        """
-        plan = self.plan(epoch)
-        lanes = _Lanes(plan, self.rank, self._arriving(plan))
-        rows_given = 0
-        for step in range(plan.num_steps):
-            columns = lanes.take(plan.lane_rows(step))
-            rows_given += num_rows(columns)  # of the tables that came, not of the plan
-            yield Batch(
-                columns=columns,
-                positions=torch.from_numpy(plan.positions(self.rank, step)),
-                global_rows=plan.global_rows(step),
-                step=step,
-            )
-        if rows_given != plan.rank_rows(self.rank):
-            raise LedgerError(
-                f"{self.name}: rank {self.rank} got {rows_given:,} rows, the plan says {plan.rank_rows(self.rank):,}."
-            )
+    def _bytes_per_row(self) -> float:
+        return sum(row_group.decoded_bytes for row_group in self.rows.row_groups) / max(1, self.rows.num_rows)
 
-    def _arriving(self, plan: EpochPlan) -> Iterator[tuple[int, dict[str, Column]]]:
-        """The rank's segments as they are needed, each with its lane, its rows in the epoch's order."""
-        segments = plan.segments(self.rank)
-        reads = [segment.row_group for segment in segments]
-        tables = read_row_groups(self.urls, self.files, self.columns, reads, workers=self.workers)
-        for segment, table in zip(segments, tables, strict=True):
-            if table.num_rows != plan.row_group_rows[segment.row_group]:
-                raise SnapshotDamaged(
-                    f"{self.name}: row group {segment.row_group} holds {table.num_rows:,} rows, the manifest says "
-                    f"{plan.row_group_rows[segment.row_group]:,}."
-                )
-            rows = plan.rows_in_order(segment.row_group)[segment.start : segment.stop]
-            yield segment.lane, to_columns(table.take(pa.array(rows)), self.list_lengths)
+    def _block_rows(self) -> int:
+        """At most a sixteenth of the memory, at least a batch."""
+        in_memory = int(self.memory_bytes / 16 / max(1.0, self._bytes_per_row()))
+        return max(self.batch_size_per_rank, min(_BLOCK_ROWS, in_memory))
+
+    def _block_bytes(self) -> int:
+        return int(self._block_rows() * self._bytes_per_row())
+
+    def _layout(self) -> str:
+        """A digest of the row groups' rows: a plan means the same rows only for the same layout."""
+        rows = ",".join(str(row_group.num_rows) for row_group in self.rows.row_groups)
+        return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
-class _Lanes:
-    """The rows that have arrived for each lane and are not yet taken: about one row group a lane."""
+class FeedDataset(IterableDataset):
+    """A feed as PyTorch's IterableDataset, for Lightning and `DataLoader(FeedDataset(feed), batch_size=None)`.
 
-    def __init__(self, plan: EpochPlan, rank: int, arriving: Iterator[tuple[int, dict[str, Column]]]) -> None:
-        self._arriving = arriving
-        self._waiting: dict[int, deque[dict[str, Column]]] = {lane: deque() for lane in plan.lanes_of(rank)}
-        self._no_rows: dict[str, Column] = {}
+    The feed has threads of its own, so `num_workers=0` is the fast choice. With worker processes each is a rank of its
+    own: the same rows come, each once, in batches of the same size.
+    """
 
-    def take(self, rows_per_lane: NDArray[np.int64]) -> dict[str, Column]:
-        """The next rows of every lane, lane after lane."""
-        pieces = [piece for lane in self._waiting for piece in self._take(lane, int(rows_per_lane[lane]))]
-        if not pieces:  # the last step of a rank whose lanes are through; the first step is never empty
-            return self._no_rows
-        self._no_rows = sliced(pieces[0], 0, 0)
-        return joined(pieces)
+    def __init__(self, feed: Feed):
+        self.feed = feed
 
-    def _take(self, lane: int, need: int) -> Iterator[dict[str, Column]]:
-        waiting = self._waiting[lane]
-        while need:
-            while not waiting:
-                arrived_for, columns = next(self._arriving)
-                self._waiting[arrived_for].append(columns)
-            head = waiting.popleft()
-            have = num_rows(head)
-            if have > need:
-                waiting.appendleft(sliced(head, need, have))
-                head, have = sliced(head, 0, need), need
-            need -= have
-            yield head
+    def __len__(self) -> int:
+        return len(self.feed)
 
-
-def part_feed(
-    snapshot: Snapshot, part: str, *, columns: Sequence[str], rank: int, world_size: int, batch_size_per_rank: int,
-    seed: int = 0, shuffle: bool = True, workers: int = 1,
-) -> Feed:  # fmt: skip
-    """The feed of a snapshot's part, its fixed-length lists known from the features."""
-    features = snapshot.transform.features
-    lists = {f.name: f.length for f in features if isinstance(f, HistoryFeature | IndicesFeature)}
-    return Feed(
-        name=f"{snapshot.url}/{part}",
-        urls=[snapshot.file_url(file) for file in snapshot.files(part)],
-        files=snapshot.files(part),
-        columns=columns,
-        list_lengths=lists,
-        rank=rank,
-        world_size=world_size,
-        batch_size_per_rank=batch_size_per_rank,
-        seed=seed,
-        shuffle=shuffle,
-        workers=workers,
-    )
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        if worker is None:
+            yield from self.feed
+            return
+        feed = self.feed
+        yield from Feed(
+            feed.rows,
+            batch_size_per_rank=feed.batch_size_per_rank,
+            rank=feed.rank * worker.num_workers + worker.id,
+            world_size=feed.world_size * worker.num_workers,
+            seed=feed.seed,
+            shuffle=feed.shuffle,
+            drop_last=feed.drop_last,
+            workers=feed.workers,
+            memory_bytes=feed.memory_bytes // worker.num_workers,
+        )

@@ -20,10 +20,11 @@ from training.batch import Batch
 from training.catalogue import Catalogue
 from training.checkpoint import Progress
 from training.evaluation import HELD_OUT_COLUMNS, Evaluation, evaluate
-from training.feed import Feed, part_feed
+from training.feed import Feed
 from training.losses import ItemSampler, bpr, counted, sampled_softmax
 from training.models.retriever import Retriever
 from training.ranks import Ranks
+from training.reader import open_part
 from training.recipe import Recipe
 from training.run_folder import RunFolder
 
@@ -145,7 +146,7 @@ class Trainer:
         feed = self.feed(split, columns, shuffle=False)
         result = evaluate(
             retriever,
-            (batch.to(self.device) for batch in feed.epoch()),
+            (batch.to(self.device) for batch in feed),
             self.ranks,
             num_items=self.catalogue.num_items,
             ks=self.recipe.ks,
@@ -161,22 +162,22 @@ class Trainer:
         return result
 
     def feed(self, part: str, columns: tuple[str, ...], *, shuffle: bool = True) -> Feed:
-        return part_feed(
-            self.snapshot,
-            part,
-            columns=columns,
+        return Feed(
+            open_part(self.snapshot, part, columns=columns),
+            batch_size_per_rank=self.recipe.batch_size_per_rank,
             rank=self.ranks.rank,
             world_size=self.ranks.size,
-            batch_size_per_rank=self.recipe.batch_size_per_rank,
             seed=self.recipe.seed,
             shuffle=shuffle,
+            device=self.device,
         )
 
     def _with_progress(self, feed: Feed, epoch: int) -> Iterator[Batch]:
         """The batches; on rank 0 a line now and then that says how far the epoch is."""
-        num_steps, began = feed.plan(epoch).num_steps, time.monotonic()
+        feed.set_epoch(epoch)
+        num_steps, began = len(feed), time.monotonic()
         last_said = began
-        for batch in feed.epoch(epoch):
+        for batch in feed:
             yield batch
             now = time.monotonic()
             if self.ranks.rank == 0 and now - last_said > _SECONDS_BETWEEN_PROGRESS_LINES:

@@ -141,6 +141,7 @@ class ParquetDatasetPiece:
         self.open_file_func = open_file_func or LocalFileSystem().open
         self.row_group = row_group
         self.partition_keys = partition_keys or []
+        self._footer: pq.FileMetaData | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ParquetDatasetPiece) and self._identity() == other._identity()
@@ -157,8 +158,11 @@ class ParquetDatasetPiece:
         return pq.ParquetFile(source, pre_buffer=not isinstance(source, pa.OSFile))
 
     def get_metadata(self) -> pq.FileMetaData:
-        with self.open() as file:
-            return file.metadata
+        """The file's footer, read once."""
+        if self._footer is None:
+            with self.open() as file:
+                self._footer = file.metadata
+        return self._footer
 
     def read(
         self,

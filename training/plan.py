@@ -1,17 +1,18 @@
 """The epoch plan: which rows every rank sees, in which order and in how many steps, as a pure function of integers.
 
-Rows are laid out in *lanes*. The row groups, in the epoch's random order, stand end to end; this line of rows is cut
-into `num_lanes` pieces of equal length, the lanes, and a global batch takes the next rows of all lanes. Lanes are
-dealt out to the ranks. So a global batch holds the same rows whatever the number of ranks, a rank reads its own
-row groups and few others, rows of as many row groups as there are lanes are mixed, and every rank takes part in the
-same number of steps.
+The row groups, in the epoch's random order, stand end to end; this line of rows is cut into `num_lanes` lanes, and a
+global batch takes the next rows of all lanes, from each lane as many in every step. Each rank has as many lanes as the
+others, side by side. So a global batch mixes rows of as many places of the data set as there are lanes, holds the same
+rows whatever the ranks that share the lanes, and every rank takes part in the same number of steps. Every other lane
+goes through its row groups from last to first: then neighbours come to the row group that their border cuts at the
+same time, and it is read once. An epoch that was stopped and goes on with other ranks is planned anew over the rows
+that its earlier *legs* left.
 
-Legend: N rows, G row groups, V lanes, W ranks.
+Legend: N rows, G row groups, P pieces of row groups, V lanes, W ranks, B rows of a rank's batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,23 +22,66 @@ from numpy.typing import NDArray
 
 from schemas.errors import UserError
 
-_MIN_LANES = 8
-_ORDER_OF_ROW_GROUPS, _ORDER_OF_ROWS = 0, 1  # streams of the seed
+SLAB_ROWS = 1 << 13
+"""Rows of a row group are permuted within slabs of this many, and slabs come in random order: what is gathered from
+then stays in the processor's cache."""
+
+_FEWEST_LANES, _MOST_LANES, _FEWEST_LANES_PER_RANK = 8, 32, 4
+_ROW_GROUPS_PER_LANE = 8  # the first batch waits for a row group of each lane: an eighth of the epoch at most
+_ORDER_OF_ROW_GROUPS, _ORDER_OF_ROWS, _ORDER_IN_SLABS = 0, 1, 2  # streams of the seed
+
+Ints = NDArray[np.int64]
 
 
-def default_lanes(world_size: int) -> int:
-    """A multiple of the ranks and of 8: the same for 1, 2, 4 and 8 ranks, so these see the same global batches."""
-    return math.lcm(world_size, _MIN_LANES)
+def default_lanes(world_size: int, *, num_row_groups: int, lanes_in_memory: int, shuffle: bool = True) -> int:
+    """8 to 32 lanes, one for every 8 row groups, at least 4 a rank; fewer where a rank's memory holds fewer.
+
+    The same for 1 and 2 ranks, and from 256 row groups on for up to 8 ranks, which then see the same global batches.
+    Unshuffled, each rank has one lane, and one rank gets the rows in the order of the files.
+    """
+    if not shuffle:
+        return world_size
+    wanted = max(_FEWEST_LANES, min(_MOST_LANES, _power_of_two(num_row_groups // _ROW_GROUPS_PER_LANE)))
+    per_rank = max(wanted // world_size, _FEWEST_LANES_PER_RANK)
+    return world_size * min(per_rank, _power_of_two(lanes_in_memory))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """A stretch of an epoch that is over: with these lanes and global batches it went `steps` steps far."""
+
+    num_lanes: int
+    global_batch_size: int
+    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Rows `start` to `stop` of a row group, counted in the epoch's order of its rows; read for one lane."""
+    """Rows `start` to `stop` of a row group, counted in the epoch's order of its rows; one lane takes them.
+
+    The first is taken by step `first_step`, the last one by `last_step`.
+    """
 
     lane: int
+    place: int
+    """Of its first row in the lane."""
     row_group: int
     start: int
     stop: int
+    first_step: int
+    last_step: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Read:
+    """A row group to be read once, and the segments that it serves."""
+
+    row_group: int
+    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,107 +89,223 @@ class EpochPlan:
     """Which rows each rank trains on in one epoch, and in how many steps; the same number of steps on every rank.
 
     Files hold unequal rows, and an allreduce waits for all ranks, so steps are counted from global rows. The last
-    global batch may be short, and a rank's part of it empty.
+    global batch may be short, and a rank's part of it empty; `drop_last` leaves it out.
     """
 
     row_group_rows: tuple[int, ...]
     world_size: int
     batch_size_per_rank: int
+    num_lanes: int
     epoch: int = 0
     seed: int = 0
     shuffle: bool = True
-    num_lanes: int = 0
-    """0 stands for `default_lanes(world_size)`; given, it must be at least the ranks."""
+    drop_last: bool = False
+    legs: tuple[Leg, ...] = ()
+    """The epoch's earlier legs; their rows are done."""
 
     def __post_init__(self) -> None:
         if self.batch_size_per_rank < 1:
             raise UserError(f"a batch of {self.batch_size_per_rank} rows: --batch-size-per-rank must be 1 or more.")
-        if self.num_lanes == 0:
-            object.__setattr__(self, "num_lanes", default_lanes(self.world_size))
-        if self.num_lanes < self.world_size:
-            raise UserError(f"{self.num_lanes} lanes cannot feed {self.world_size} ranks: use as many lanes or more.")
-        if self.num_rows < self.world_size:
+        if self.world_size < 1 or self.num_lanes < 1 or self.num_lanes % self.world_size:
             raise UserError(
-                f"{self.num_rows} rows cannot feed {self.world_size} ranks, each needs one: use fewer ranks."
+                f"{self.num_lanes} lanes cannot be shared out to {self.world_size} ranks: use a multiple of the ranks."
+            )
+        if not any(self.row_group_rows):
+            raise UserError("there are no rows for an epoch: the files hold none, or the filter lets none through.")
+        if self.drop_last and not self.legs and not self.num_steps:
+            raise UserError(
+                f"{self.num_rows:,} rows cannot fill one step of {self.world_size} ranks x "
+                f"{self.batch_size_per_rank:,} rows: lower --batch-size-per-rank, use fewer ranks, keep the last batch."
             )
 
     @cached_property
     def num_rows(self) -> int:
-        return sum(self.row_group_rows)
+        """Rows that this leg finds, those of a dropped last batch included."""
+        return int(self._begins[-1])
 
     @property
     def global_batch_size(self) -> int:
         return self.world_size * self.batch_size_per_rank
 
     @property
+    def num_full_steps(self) -> int:
+        return self.num_rows // self.global_batch_size
+
+    @property
     def num_steps(self) -> int:
-        return -(-self.num_rows // self.global_batch_size)
+        return self.num_full_steps if self.drop_last else -(-self.num_rows // self.global_batch_size)
 
     def global_rows(self, step: int) -> int:
         """Rows of a step, summed over the ranks."""
         return min(self.num_rows, (step + 1) * self.global_batch_size) - step * self.global_batch_size
 
     def lanes_of(self, rank: int) -> range:
-        """Dealt out in turn, so that the odd rows, which the first lanes hold, fall to different ranks."""
-        return range(rank, self.num_lanes, self.world_size)
+        lanes_per_rank = self.num_lanes // self.world_size
+        return range(rank * lanes_per_rank, (rank + 1) * lanes_per_rank)
 
-    def taken(self, num_global_rows: int) -> NDArray[np.int64]:
-        """Rows taken from each lane once the ranks together have taken `num_global_rows`; shape (V,)."""
-        lanes = np.arange(self.num_lanes)
-        return num_global_rows // self.num_lanes + (lanes < num_global_rows % self.num_lanes)
+    def lane_rows(self, step: int) -> Ints:
+        """Rows that a step takes from each lane: the same in all steps but a short last one; shape (V,)."""
+        return _shared_out(self.global_rows(step), self.num_lanes)
 
-    def lane_rows(self, step: int) -> NDArray[np.int64]:
-        """Rows that a step takes from each lane; shape (V,)."""
-        before = step * self.global_batch_size
-        return self.taken(before + self.global_rows(step)) - self.taken(before)
+    def positions(self, rank: int, step: int) -> range:
+        """Where the rank's rows of a step stand in the global batch, which goes lane by lane."""
+        rows, lanes = self.global_rows(step), self.lanes_of(rank)
+        return range(lanes.start * rows // self.num_lanes, lanes.stop * rows // self.num_lanes)
 
-    def positions(self, rank: int, step: int) -> NDArray[np.int64]:
-        """Where the rank's rows of a step stand in the global batch, lane by lane."""
-        rows = self.lane_rows(step)
-        starts = np.cumsum(rows) - rows
-        lanes = self.lanes_of(rank)
-        return np.concatenate([np.arange(starts[lane], starts[lane] + rows[lane]) for lane in lanes])
+    def rank_rows(self, rank: int, *, from_step: int = 0) -> int:
+        """Rows of this leg that are this rank's, from a step on."""
+        rows = max(0, self.num_full_steps - from_step) * self.batch_size_per_rank
+        if from_step <= self.num_full_steps < self.num_steps:
+            rows += len(self.positions(rank, self.num_full_steps))
+        return rows
 
-    def rank_rows(self, rank: int) -> int:
-        """Rows of the epoch that are this rank's."""
-        lanes = self.lanes_of(rank)
-        return int(self.taken(self.num_rows)[lanes.start :: lanes.step].sum())
+    def rows_in_order(self, row_group: int) -> NDArray[np.int32]:
+        """The epoch's order of a row group's rows, shape (rows,): slab after slab, the rows of each permuted.
 
-    def rows_in_order(self, row_group: int) -> NDArray[np.int64]:
-        """The epoch's order of a row group's rows."""
-        rows = self.row_group_rows[row_group]
-        return self._random(_ORDER_OF_ROWS, row_group).permutation(rows) if self.shuffle else np.arange(rows)
+        Drawing a permutation for each slab would take a sixth of the feed's time. Full slabs share the epoch's one,
+        each through an affine permutation of its own, i -> factor * i + shift, of which there are 2^25.
+        """
+        num_rows = self.row_group_rows[row_group]
+        if not self.shuffle:
+            return np.arange(num_rows, dtype=np.int32)
+        random = self._random(_ORDER_OF_ROWS, row_group)
+        num_full, odd_rows = divmod(num_rows, SLAB_ROWS)
+        factor, shift = random.integers(0, SLAB_ROWS, (2, num_full, 1), dtype=np.int32)
+        within = (np.arange(SLAB_ROWS, dtype=np.int32) * (factor | 1) + shift) & (SLAB_ROWS - 1)
+        full = self._order_in_slabs[within] + (np.arange(num_full, dtype=np.int32) * SLAB_ROWS)[:, np.newaxis]
+        slabs = [*full, random.permutation(odd_rows).astype(np.int32) + np.int32(num_full * SLAB_ROWS)]
+        return np.concatenate([slabs[slab] for slab in random.permutation(len(slabs))])
 
-    def segments(self, rank: int, *, from_step: int = 0) -> list[Segment]:
-        """What the rank reads, in the order in which it needs it, from a step on."""
-        done = self.taken(from_step * self.global_batch_size)
-        wanted = [(place, segment) for lane in self.lanes_of(rank) for place, segment in self._lane(lane, done[lane])]
-        return [segment for _, segment in sorted(wanted, key=lambda pair: pair[0])]
+    def reads(self, rank: int, *, from_step: int = 0) -> list[Read]:
+        """What the rank reads from a step on, in the order in which its steps need it.
 
-    def _lane(self, lane: int, done: int) -> Iterator[tuple[tuple[int, int], Segment]]:
-        """The lane's segments after its first `done` rows, each after its place: (row of the lane, lane)."""
-        order, starts = self._line
-        lengths = self.taken(self.num_rows)
-        begin = int(lengths[:lane].sum())
-        first, last = begin + int(done), begin + int(lengths[lane])
-        if first >= last:
+        Segments of one row group that are needed at the same time share a read.
+        """
+        segments = [segment for lane in self.lanes_of(rank) for segment in self._segments(lane, from_step)]
+        served: list[tuple[int, list[Segment]]] = []
+        open_reads: dict[int, tuple[list[Segment], int]] = {}  # by row group, with the last step that needs it
+        for segment in sorted(segments, key=lambda segment: (segment.first_step, segment.lane, segment.place)):
+            sharing, needed_until = open_reads.get(segment.row_group, ([], -1))
+            if needed_until < segment.first_step:
+                sharing = []
+                served.append((segment.row_group, sharing))
+            sharing.append(segment)
+            open_reads[segment.row_group] = sharing, max(needed_until, segment.last_step)
+        return [Read(row_group, tuple(sharing)) for row_group, sharing in served]
+
+    def after(self, steps: int) -> tuple[Leg, ...]:
+        """The legs behind a plan for the rows that are left after `steps` steps of this one."""
+        leg = Leg(num_lanes=self.num_lanes, global_batch_size=self.global_batch_size, steps=steps)
+        return (*self.legs, leg) if steps else self.legs
+
+    def _segments(self, lane: int, from_step: int) -> Iterator[Segment]:
+        """The lane's segments, those rows left out that steps before `from_step` took, or that no step takes."""
+        per_step, full_steps = int(self._rows_per_step[lane]), self.num_full_steps
+        done = min(from_step, full_steps) * per_step
+        planned = full_steps * per_step if self.drop_last else int(self._lane_lengths[lane])
+        if from_step > full_steps:
             return
-        index = int(np.searchsorted(starts, first, side="right")) - 1
-        while index < len(order) and starts[index] < last:
-            start, stop = max(first, int(starts[index])), min(last, int(starts[index + 1]))
-            if stop > start:
-                offset = int(starts[index])
-                segment = Segment(lane=lane, row_group=int(order[index]), start=start - offset, stop=stop - offset)
-                yield (start - begin, lane), segment
-            index += 1
+        place = 0  # of the next row in the lane
+        for row_group, start, stop in _lane(lane, self._line, self._lane_starts, self._begins):
+            first, last = max(place, done), min(place + stop - start, planned)
+            if first < last:
+                in_full = full_steps * per_step  # rows of the lane that full steps take
+                yield Segment(
+                    lane=lane,
+                    place=first,
+                    row_group=row_group,
+                    start=start + first - place,
+                    stop=start + last - place,
+                    first_step=first // per_step if first < in_full else full_steps,
+                    last_step=(last - 1) // per_step if last <= in_full else full_steps,
+                )
+            place += stop - start
 
     @cached_property
-    def _line(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The row groups in the epoch's order, shape (G,), and where each starts in the line of rows, (G + 1,)."""
-        count = len(self.row_group_rows)
+    def _line(self) -> _Line:
+        """The pieces of row groups that are left, end to end."""
+        rows = np.asarray(self.row_group_rows, dtype=np.int64)
+        count = len(rows)
         order = self._random(_ORDER_OF_ROW_GROUPS).permutation(count) if self.shuffle else np.arange(count)
-        sizes = np.asarray(self.row_group_rows, dtype=np.int64)[order]
-        return order, np.concatenate(([0], np.cumsum(sizes)))
+        order = order[rows[order] > 0]
+        line: _Line = (order, np.zeros(len(order), dtype=np.int64), rows[order])
+        for leg in self.legs:
+            line = _left_by(leg, line)
+        return line
+
+    @cached_property
+    def _order_in_slabs(self) -> NDArray[np.int32]:
+        return self._random(_ORDER_IN_SLABS).permutation(SLAB_ROWS).astype(np.int32)
+
+    @cached_property
+    def _begins(self) -> Ints:
+        return _begins(self._line)
+
+    @cached_property
+    def _rows_per_step(self) -> Ints:
+        return _shared_out(self.global_batch_size, self.num_lanes)
+
+    @cached_property
+    def _lane_lengths(self) -> Ints:
+        return _lane_lengths(self.num_rows, self.num_lanes, self.global_batch_size)
+
+    @cached_property
+    def _lane_starts(self) -> Ints:
+        return np.concatenate(([0], np.cumsum(self._lane_lengths)))
 
     def _random(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, *stream])
+        return np.random.Generator(np.random.SFC64([self.seed, self.epoch, *stream]))
+
+
+_Line = tuple[Ints, Ints, Ints]  # of each piece: row group, start, stop; shapes (P,)
+
+
+def _power_of_two(number: int) -> int:
+    """The largest that is not above it; 1 for 0."""
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+def _shared_out(rows: int, num_lanes: int) -> Ints:
+    """Rows shared out evenly over the lanes, and over any run of lanes that is a rank's; shape (V,)."""
+    return np.diff(np.arange(num_lanes + 1) * rows // num_lanes)
+
+
+def _lane_lengths(num_rows: int, num_lanes: int, global_batch_size: int) -> Ints:
+    full_steps, short = divmod(num_rows, global_batch_size)
+    return _shared_out(global_batch_size, num_lanes) * full_steps + _shared_out(short, num_lanes)
+
+
+def _begins(line: _Line) -> Ints:
+    """Where each piece begins in the line, and where the last one ends; shape (P + 1,)."""
+    return np.concatenate(([0], np.cumsum(line[2] - line[1])))
+
+
+def _lane(lane: int, line: _Line, lane_starts: Ints, begins: Ints) -> list[tuple[int, int, int]]:
+    """The lane's pieces in its order: row group, start, stop; odd lanes go from the last piece to the first."""
+    first, last = int(lane_starts[lane]), int(lane_starts[lane + 1])
+    if first == last:
+        return []
+    pieces = slice(int(np.searchsorted(begins, first, side="right")) - 1, int(np.searchsorted(begins, last)))
+    starts = line[1][pieces] + np.maximum(first - begins[pieces], 0)
+    stops = line[2][pieces] - np.maximum(begins[pieces.start + 1 : pieces.stop + 1] - last, 0)
+    cut = list(zip(line[0][pieces].tolist(), starts.tolist(), stops.tolist(), strict=True))
+    return cut[::-1] if lane % 2 else cut
+
+
+def _left_by(leg: Leg, line: _Line) -> _Line:
+    """The line that a leg leaves: the rests of its lanes, end to end."""
+    begins = _begins(line)
+    lengths = _lane_lengths(int(begins[-1]), leg.num_lanes, leg.global_batch_size)
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    full_steps = int(begins[-1]) // leg.global_batch_size
+    done = _shared_out(leg.global_batch_size, leg.num_lanes) * leg.steps if leg.steps <= full_steps else lengths
+    left: list[tuple[int, int, int]] = []
+    for lane in range(leg.num_lanes):
+        to_skip = int(done[lane])
+        for row_group, start, stop in _lane(lane, line, starts, begins):
+            skipped = min(to_skip, stop - start)
+            to_skip -= skipped
+            if start + skipped < stop:
+                left.append((row_group, start + skipped, stop))
+    pieces = np.asarray(left, dtype=np.int64).reshape(-1, 3)
+    return pieces[:, 0], pieces[:, 1], pieces[:, 2]

@@ -1,115 +1,266 @@
-"""Row groups of a Parquet part, read in a given order by petastorm's worker pools: the one place that imports it."""
+"""What there is to read: the row groups of any Parquet folder, or of a snapshot's part.
+
+petastorm finds the files and row groups, opens the file systems and decodes its codecs; this is its one home beside
+the adapter. Its worker pools are not used: decision 5 says what they cost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.fs
 import pyarrow.parquet as pq
 
-from schemas.errors import SnapshotDamaged
-from schemas.manifest import DataFile
+from schemas.errors import SnapshotDamaged, UserError, nearest
+from schemas.features import HistoryFeature, IndicesFeature
+from schemas.snapshot import Snapshot
+from schemas.storage import absolute, fsspec_url
 from training import petastorm_on_arrow
+from training.decoding import Codec, decoded_width, decoder
+from training.row_group_cache import RowGroupCache
+from training.row_groups import ParquetRows, RowGroup, Verify
 
 petastorm_on_arrow.install()
 
-from petastorm.arrow_reader_worker import ArrowReaderWorker  # noqa: E402
+from petastorm.etl.dataset_metadata import load_row_groups  # noqa: E402
 from petastorm.fs_utils import get_filesystem_and_path_or_paths  # noqa: E402
-from petastorm.reader import Reader  # noqa: E402
-from petastorm.workers_pool import EmptyResultError  # noqa: E402
-from petastorm.workers_pool.dummy_pool import DummyPool  # noqa: E402
-from petastorm.workers_pool.thread_pool import ThreadPool  # noqa: E402
-from petastorm.workers_pool.ventilator import ConcurrentVentilator  # noqa: E402
 
-_RESULTS_QUEUE_SIZE = 8
+Filters = Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
+
+_FOOTERS_KEPT = 64  # a footer of 40 columns and 16 row groups takes 0.2 MB
+_FOOTERS_AT_ONCE = 16
 
 
-class _RowGroupWorker(ArrowReaderWorker):
-    """Reads one row group as it lies in the file, and says which read it was, for pools answer in any order."""
+def open_folder(
+    url: str,
+    *,
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    fill: Mapping[str, Any] | None = None,
+    lengths: Mapping[str, int] | None = None,
+    unischema: Any = None,
+    cache: RowGroupCache | None = None,
+    verify: Verify = "first",
+) -> ParquetRows:
+    """The rows of any Parquet folder or file: local, or at a URL that fsspec knows (`s3://bucket/folder`).
 
-    @staticmethod
-    def new_results_queue_reader() -> _ResultsQueueReader:
-        return _ResultsQueueReader()
-
-    def process(self, read_index: int, piece_index: int) -> None:
-        piece = self._split_pieces[piece_index]
-        columns = list(self._schema.fields)
-        try:
-            with pq.ParquetFile(self._filesystem.open(piece.path)) as file:
-                table = file.read_row_group(piece.row_group, columns, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SnapshotDamaged(f"{piece.path}, row group {piece.row_group}: cannot be read: {error}") from error
-        self.publish_func((read_index, table))
-
-
-class _ResultsQueueReader:
-    batched_output = True
-
-    def read_next(self, workers_pool: Any, schema: Any, ngram: Any) -> Any:
-        try:
-            return workers_pool.get_results()
-        except EmptyResultError:
-            raise StopIteration from None
-
-
-class _OrderedReader(Reader):
-    """petastorm's reader, told which row groups to read and in which order instead of a shard and a seed."""
-
-    def __init__(self, *arguments: Any, piece_of: dict[tuple[str, int], int], reads: Sequence[int], **options: Any):
-        self._row_group_at = piece_of
-        self._reads = reads
-        super().__init__(*arguments, **options)
-
-    def _filter_row_groups(self, dataset: Any, row_groups: Any, *_: Any) -> tuple[list[int], None]:
-        """The index of petastorm's piece for each read."""
-        index_of = {
-            self._row_group_at[piece.path.rsplit("/", 1)[-1], piece.row_group]: index
-            for index, piece in enumerate(row_groups)
-        }
-        return [index_of[row_group] for row_group in self._reads], None
-
-    def _create_ventilator(self, pieces: list[int], _shuffle: Any, _drop: Any, _epochs: Any, _predicate: Any,
-                           max_in_flight: int, _seed: Any) -> ConcurrentVentilator:  # fmt: skip
-        items = [{"read_index": index, "piece_index": piece} for index, piece in enumerate(pieces)]
-        return ConcurrentVentilator(
-            self._workers_pool.ventilate, items, iterations=1, max_ventilation_queue_size=max_in_flight
-        )
-
-
-def read_row_groups(
-    urls: Sequence[str], files: Sequence[DataFile], columns: Sequence[str], reads: Sequence[int], *, workers: int
-) -> Iterator[pa.Table]:
-    """Yield the row groups `reads`, in that order, each as an Arrow table of `columns`.
-
-    Row groups are numbered through all files in order. `workers` threads read ahead (0: none, reading happens in the
-    caller); what is in flight is bounded by petastorm's queues, and waits here when the one before it is late.
+    `columns`: which (all of them). `filters`: rows for which all of these conditions hold, `("day", ">=", 5)`, or any
+    of several such lists; row groups whose statistics rule them out are never read. `fill`: by column, what stands in
+    for nulls; without it a null is an error. `lengths`: list columns that become matrices. `unischema`: petastorm's
+    Unischema object, for columns that were written with its codecs (the pickled one in the folder is not read).
+    `cache`: for row groups that come from afar.
     """
-    if not reads:
-        return
-    numbered = [(file.path.rsplit("/", 1)[-1], group) for file in files for group in range(len(file.row_groups))]
-    filesystem, paths = get_filesystem_and_path_or_paths([_file_url(url) for url in urls])
-    reader = _OrderedReader(
-        filesystem,
-        paths,
-        piece_of={place: number for number, place in enumerate(numbered)},
-        reads=reads,
-        schema_fields=[f"^{column}$" for column in columns],
-        worker_class=_RowGroupWorker,
-        reader_pool=ThreadPool(workers, _RESULTS_QUEUE_SIZE) if workers else DummyPool(),
-        is_batched_reader=True,
-    )
-    early: dict[int, pa.Table] = {}
+    filesystem, path = _filesystem(url)
     try:
-        for index in range(len(reads)):
-            while index not in early:
-                read_index, table = next(reader)
-                early[read_index] = table
-            yield early.pop(index)
-    finally:
-        reader.stop()
-        reader.join()
+        dataset = petastorm_on_arrow.LegacyParquetDataset(path, filesystem=filesystem, validate_schema=False)
+    except (FileNotFoundError, OSError) as error:
+        raise UserError(f"{url} cannot be opened: {error}") from None
+    dataset.common_metadata_path = dataset.metadata_path = None  # the footers are needed for more than what these say
+    if not dataset.pieces:
+        raise UserError(f"{url}: there is no Parquet file in it.")
+    try:
+        pieces = load_row_groups(dataset)
+    except Exception:
+        for piece in dataset.pieces:
+            _footer(filesystem, piece.path)  # the one that cannot be read says so
+        raise
+    levels = {level.name: level.dictionary for level in dataset.partitions or ()}
+    footers = {piece.path: piece.get_metadata() for piece in dataset.pieces}
+    schema = pq.ParquetSchema.to_arrow_schema(dataset.schema)
+    for name, values in levels.items():
+        schema = schema.append(pa.field(name, values.type, nullable=False))
+    _same_columns(footers, columns or schema.names, schema, levels)
+    codecs = _codecs(unischema)
+    widths = _Widths(schema, lengths or {}, codecs)
+    row_groups = tuple(
+        RowGroup(
+            path=piece.path,
+            index=piece.row_group,
+            num_rows=footers[piece.path].row_group(piece.row_group).num_rows,
+            decoded_bytes=widths.of(footers[piece.path].row_group(piece.row_group), columns or schema.names),
+            hive={name: levels[name][index].as_py() for name, index in piece.partition_keys},
+            version=_version(filesystem, piece.path) if cache else "",
+        )
+        for piece in pieces
+    )
+    return _parquet_rows(
+        url, filesystem, row_groups, schema, columns, filters, fill, lengths, codecs, cache, verify, set(levels)
+    )
 
 
-def _file_url(url: str) -> str:
-    return url if "://" in url else f"file://{url}"
+def open_part(
+    snapshot: Snapshot, part: str, *, columns: Sequence[str] | None = None, cache: RowGroupCache | None = None,
+    verify: Verify = "first",
+) -> ParquetRows:  # fmt: skip
+    """The rows of a snapshot's part, as its manifest lists them; no file is opened but the first."""
+    files = snapshot.files(part)
+    if not files:
+        raise UserError(f"{snapshot.url}: there is no part {part!r}; it has {', '.join(snapshot.manifest.parts)}.")
+    features = snapshot.transform.features if snapshot.manifest.transform else ()
+    lengths = {f.name: f.length for f in features if isinstance(f, HistoryFeature | IndicesFeature)}
+    filesystem, root = _filesystem(snapshot.url)
+    first = next((file for file in files if file.row_groups), files[0])
+    footer = _footer(filesystem, f"{root}/{first.path}")
+    schema = footer.schema.to_arrow_schema()
+    _known(columns or schema.names, schema, snapshot.url)
+    widths = _Widths(schema, lengths, {})
+    per_row = widths.of(footer.row_group(0), columns or schema.names) / max(1, footer.row_group(0).num_rows)
+    row_groups = tuple(
+        RowGroup(
+            path=f"{root}/{file.path}",
+            index=index,
+            num_rows=rows,
+            decoded_bytes=int(rows * per_row),
+            version=file.sha256,
+        )
+        for file in files
+        for index, rows in enumerate(file.row_groups)
+    )
+    name = f"{snapshot.url}/{part}"
+    return _parquet_rows(name, filesystem, row_groups, schema, columns, None, None, lengths, {}, cache, verify, set())
+
+
+def _parquet_rows(
+    name: str, filesystem: Any, row_groups: tuple[RowGroup, ...], schema: pa.Schema, columns: Sequence[str] | None,
+    filters: Filters | None, fill: Mapping[str, Any] | None, lengths: Mapping[str, int] | None,
+    codecs: Mapping[str, Codec], cache: RowGroupCache | None, verify: Verify, hive: set[str],
+) -> ParquetRows:  # fmt: skip
+    wanted = list(dict.fromkeys(columns or schema.names))
+    _known([*wanted, *(fill or ()), *(lengths or ())], schema, name)
+    conditions = [] if not filters else [filters] if isinstance(filters[0][0], str) else list(filters)
+    in_filter = {condition[0] for conjunction in conditions for condition in conjunction}
+    _known(in_filter, schema, name)
+    expression = pq.filters_to_expression(filters) if filters else None
+    if expression is not None:
+        row_groups = _only_matching(filesystem, row_groups, schema, expression)
+    decoders = {
+        column: decoder(
+            schema.field(column),
+            length=(lengths or {}).get(column),
+            fill=(fill or {}).get(column),
+            codec=codecs.get(column),
+        )
+        for column in wanted
+    }
+    file_columns = tuple(column for column in dict.fromkeys([*wanted, *sorted(in_filter)]) if column not in hive)
+    return ParquetRows(
+        name=name,
+        filesystem=filesystem,
+        footer=lru_cache(maxsize=_FOOTERS_KEPT)(partial(_footer, filesystem)),
+        row_groups=row_groups,
+        schema=pa.schema([schema.field(column) for column in wanted]),
+        decoders=decoders,
+        file_columns=file_columns,
+        filter=expression,
+        cache=cache,
+        verify=verify,
+    )
+
+
+def _only_matching(
+    filesystem: Any, row_groups: Sequence[RowGroup], schema: pa.Schema, expression: pyarrow.dataset.Expression
+) -> tuple[RowGroup, ...]:
+    """The row groups that hold matching rows, with how many: what statistics rule out is not read, the rest counted."""
+    is_local = isinstance(filesystem, petastorm_on_arrow.LocalFileSystem)
+    arrow_fs = pa.fs.LocalFileSystem() if is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem))
+    files: dict[str, list[RowGroup]] = {}
+    for row_group in row_groups:
+        files.setdefault(row_group.path, []).append(row_group)
+
+    def matching(path: str) -> list[RowGroup]:
+        hive = [pyarrow.dataset.field(name) == value for name, value in files[path][0].hive.items()]
+        partition = None
+        for condition in hive:
+            partition = condition if partition is None else partition & condition
+        fragment = pyarrow.dataset.ParquetFileFormat().make_fragment(path, arrow_fs, partition_expression=partition)
+        counts = {
+            piece.row_groups[0].id: piece.count_rows(filter=expression, schema=schema)
+            for piece in fragment.split_by_row_group(expression, schema=schema)
+        }
+        return [replace(of, num_rows=counts[of.index]) for of in files[path] if counts.get(of.index)]
+
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        return tuple(row_group for found in pool.map(matching, files) for row_group in found)
+
+
+class _Widths:
+    """About how many bytes the decoded columns of a row group take."""
+
+    def __init__(self, schema: pa.Schema, lengths: Mapping[str, int], codecs: Mapping[str, Codec]):
+        self._width = {
+            field.name: decoded_width(field, length=lengths.get(field.name), codec=codecs.get(field.name))
+            for field in schema
+        }
+
+    def of(self, row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+        varying = {column for column in columns if self._width[column] is None}
+        size = row_group.num_rows * sum(self._width[column] or 8 for column in columns)
+        for number in range(row_group.num_columns) if varying else ():
+            leaf = row_group.column(number)
+            if leaf.path_in_schema.split(".")[0] in varying:
+                size += leaf.total_uncompressed_size
+        return int(size)
+
+
+def _codecs(unischema: Any) -> dict[str, Codec]:
+    """Those of petastorm's fields that are stored as bytes; its scalars are stored as what they are."""
+    codecs = {}
+    for name, entry in unischema.fields.items() if unischema else ():
+        if entry.codec is not None and entry.shape != ():
+            codecs[name] = Codec(partial(entry.codec.decode, entry), entry.numpy_dtype, entry.shape)
+    return codecs
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """petastorm's file system for a path or URL, and the path in it."""
+    there = fsspec_url(absolute(url))
+    try:
+        return get_filesystem_and_path_or_paths(there if "://" in there else f"file://{there}")
+    except ImportError as error:
+        raise UserError(f"{url}: {error}: install the package that fsspec names for it.") from None
+
+
+def _footer(filesystem: Any, path: str) -> pq.FileMetaData:
+    try:
+        return petastorm_on_arrow.ParquetDatasetPiece(path, filesystem.open).get_metadata()
+    except Exception as error:
+        raise SnapshotDamaged(f"{path}: its footer cannot be read: {error}") from error
+
+
+def _version(filesystem: Any, path: str) -> str:
+    try:
+        return str(filesystem.ukey(path))
+    except Exception:
+        return str(filesystem.size(path))
+
+
+def _known(columns: Any, schema: pa.Schema, where: str) -> None:
+    for column in columns:
+        if column not in schema.names:
+            raise UserError(
+                f"{where}: there is no column {column!r}{nearest(column, schema.names)}; "
+                f"it has {', '.join(schema.names)}."
+            )
+
+
+def _same_columns(
+    footers: Mapping[str, pq.FileMetaData], columns: Sequence[str], schema: pa.Schema, hive: Mapping[str, Any]
+) -> None:
+    for path, footer in footers.items():
+        found = footer.schema.to_arrow_schema()
+        for column in columns:
+            if column in hive or column not in schema.names:
+                continue
+            if column not in found.names:
+                raise SnapshotDamaged(f"{path}, column {column!r}: the file has no such column, the first file has.")
+            if found.field(column).type != schema.field(column).type:
+                raise SnapshotDamaged(
+                    f"{path}, column {column!r}: its type is {found.field(column).type}, in the first file it is "
+                    f"{schema.field(column).type}: write all files with one schema."
+                )

@@ -41,7 +41,7 @@ def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder,
         device=device(),
         say=say,
     )
-    trainer.feed("train", ()).plan(0)  # refuses what cannot be shared out, before anything is written
+    trainer.feed("train", ("row_id",))  # refuses what cannot be shared out, before anything is written
     if check_only:
         return
     if folder.is_complete():

@@ -1,0 +1,144 @@
+"""Arrow columns as arrays that batches are gathered from: no row loop, no pandas, the type as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.errors import UserError
+
+Decoded: TypeAlias = "np.ndarray | pa.Array"
+"""An array of shape (rows, ...), or an Arrow array of lists, strings or bytes, whose rows differ in length."""
+
+Decoder = Callable[[pa.Array], Decoded]
+
+_INTEGER_OF_WIDTH = {32: pa.int32(), 64: pa.int64()}
+
+
+class ColumnRefused(ValueError):
+    """A column holds what was not promised; the text says what, the caller says where."""
+
+
+def decoder(field: pa.Field, *, length: int | None = None, fill: Any = None, codec: Codec | None = None) -> Decoder:
+    """What turns a column of this type into an array.
+
+    `fill` stands in for nulls; without it a null is refused. A list column with a `length` becomes shape
+    (rows, length), a fixed-size list one of its own length. Times become integers in the unit that they are stored in,
+    dictionaries their values. `codec` decodes a value of bytes.
+    Raises UserError for a type that has no tensor.
+    """
+    decode = _decode_bytes(codec) if codec else _decoder_of_type(field.name, field.type, length)
+
+    def without_nulls(array: pa.Array) -> Decoded:
+        if array.null_count:
+            if fill is None:
+                raise ColumnRefused(
+                    f"{array.null_count:,} nulls, the first in row {_first_null(array):,}, and nothing says what "
+                    "stands in for them (`fill`)"
+                )
+            array = pc.fill_null(array, pa.scalar(fill, array.type))
+        return decode(array)
+
+    return without_nulls
+
+
+def decoded_width(field: pa.Field, *, length: int | None = None, codec: Codec | None = None) -> float | None:
+    """Bytes of one decoded row, or None where rows differ."""
+    if codec:
+        return codec.row_bytes
+    if pa.types.is_fixed_size_list(field.type):
+        return field.type.list_size * (field.type.value_type.bit_width // 8)
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+        return None if length is None else length * max(1, field.type.value_type.bit_width // 8)
+    try:
+        return max(1, field.type.bit_width // 8)
+    except ValueError:
+        return None
+
+
+class Codec:
+    """A value of bytes as an array of one shape, decoded by `decode` (bytes to array)."""
+
+    def __init__(self, decode: Callable[[bytes], np.ndarray], dtype: np.dtype, shape: tuple[int | None, ...]):
+        self.decode, self.dtype, self.shape = decode, np.dtype(dtype), shape
+
+    @property
+    def row_bytes(self) -> float | None:
+        sizes = [size for size in self.shape if size is not None]
+        return None if len(sizes) < len(self.shape) else float(self.dtype.itemsize * np.prod(sizes, dtype=np.int64))
+
+
+def _decoder_of_type(name: str, kind: pa.DataType, length: int | None) -> Decoder:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if pa.types.is_dictionary(kind):
+        inner = _decoder_of_type(name, kind.value_type, length)
+        return lambda array: inner(array.dictionary_decode())
+    if pa.types.is_boolean(kind):
+        return lambda array: array.to_numpy(zero_copy_only=False)
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        whole = _INTEGER_OF_WIDTH[kind.bit_width]
+        return lambda array: array.view(whole).to_numpy()
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return lambda array: array.to_numpy()
+    if pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type):
+        return lambda array: _equal_lists(array.flatten(), len(array), kind.list_size)
+    if is_list and _is_number(kind.value_type):
+        if length is not None:
+            return lambda array: _lists_of_length(array, length)
+        return lambda array: _lists(array, pa.list_(kind.value_type))
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return lambda array: array
+    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return lambda array: array.cast(pa.binary())
+    raise UserError(
+        f"column {name!r} is of type {kind}, which has no tensor: leave it out of the columns, or cast it in the job "
+        "that writes it (numbers, booleans, times, strings, bytes and lists of numbers have one)."
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _lists(array: pa.Array, small: pa.DataType) -> pa.Array:
+    if nulls := array.flatten().null_count:
+        raise ColumnRefused(f"{nulls:,} nulls within lists, which nothing can stand in for")
+    return array.cast(small) if pa.types.is_large_list(array.type) else array
+
+
+def _lists_of_length(array: pa.Array, length: int) -> np.ndarray:
+    offsets = array.offsets.to_numpy()
+    if len(array) and not (np.diff(offsets) == length).all():
+        wrong = int(np.argmax(np.diff(offsets) != length))
+        raise ColumnRefused(
+            f"row {wrong:,} holds a list of {int(offsets[wrong + 1] - offsets[wrong])} values, where every list "
+            f"should be {length} long"
+        )
+    return _equal_lists(array.flatten(), len(array), length)
+
+
+def _equal_lists(values: pa.Array, num_rows: int, length: int) -> np.ndarray:
+    if values.null_count:
+        raise ColumnRefused(f"{values.null_count:,} nulls within lists, which nothing can stand in for")
+    return values.to_numpy().reshape(num_rows, length)
+
+
+def _decode_bytes(codec: Codec) -> Decoder:
+    def decode(array: pa.Array) -> np.ndarray:
+        if len(array) == 0:
+            return np.empty((0, *(size or 0 for size in codec.shape)), dtype=codec.dtype)
+        rows = [codec.decode(value) for value in array.to_pylist()]
+        shapes = {row.shape for row in rows}
+        if len(shapes) > 1:
+            raise ColumnRefused(f"arrays of several shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: resize them")
+        return np.stack(rows)
+
+    return decode
+
+
+def _first_null(array: pa.Array) -> int:
+    return int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
