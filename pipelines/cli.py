@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from pipelines import launch
-from pipelines.check import check
 from pipelines.data import DATA_SETS, fetch
 from pipelines.demo import StepFailed, demo
 from schemas.errors import UserError
@@ -22,6 +21,10 @@ JOBS = {
 PROGRAMS = {
     "train": "snapshot -> run with checkpoints and bundle (Horovod ranks)",
     "evaluate": "metrics of a run on a split, beside popularity (Horovod ranks)",
+}
+MEASURES = {
+    "check": "prove that a snapshot is whole, its ids fit and its layout fits the ranks",
+    "throughput": "rows a second that the feed gives on this machine",
 }
 EPILOG = "A command's own --help shows its settings; `headrace train --help` those of training.train, and so on."
 
@@ -51,18 +54,18 @@ def parser() -> argparse.ArgumentParser:
         ranked.add_argument("--hosts", help="horovodrun's hosts, for example a:4,b:4")
     steps.add_parser("recommend", help="ten items for one user", add_help=False)
 
-    proof = steps.add_parser("check", help="prove that a snapshot is whole and its ledger adds up")
-    proof.add_argument("snapshot", help="folder or URL that prepare published")
+    for name, summary in MEASURES.items():
+        steps.add_parser(name, help=summary, add_help=False)
 
     benchmark = steps.add_parser("benchmark", help="run a benchmark: one table and one line of JSON", add_help=False)
-    benchmark.add_argument("name", choices=("quality",), help="which")
+    benchmark.add_argument("name", choices=("quality", "feed"), help="which")
     return command
 
 
 def main(arguments: list[str] | None = None) -> int:
     command = parser()
     given, rest = command.parse_known_args(arguments)
-    own = {"demo", "data", "check"}
+    own = {"demo", "data"}
     if rest and given.step in own:
         command.error(f"{given.step} does not know {' '.join(rest)}")
     try:
@@ -83,14 +86,12 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         demo(Path(absolute(given.to)), ranks=given.ranks, master=given.master)
     elif given.step == "data":
         print(fetch(given.name, Path(absolute(given.to))))
-    elif given.step == "check":
-        check(absolute(given.snapshot))
     elif given.step in JOBS:
         return launch.spark_submit(given.step, rest, master=given.master, conf=given.conf)
     elif given.step in PROGRAMS:
         return on_ranks(given, rest)
-    elif given.step == "recommend":
-        return launch.program("training.recommend", rest)
+    elif given.step in MEASURES or given.step == "recommend":
+        return launch.program(f"training.{given.step}", rest)
     else:
         return launch.program(f"benchmarks.{given.name}", rest)
     return 0

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from pipelines import launch
-from pipelines.check import check
 from pipelines.data import fetch
 from pipelines.report import artifacts_table, ledger_table, metrics_table, read_evaluation, show
 from schemas.snapshot import open_snapshot
@@ -36,8 +35,8 @@ def demo(folder: Path, *, ranks: int, master: str | None) -> None:
     )
     _say(3, "prepare: split by time, fit on train, write the snapshot")
     _ok(launch.spark_submit("prepare", ["--events", f"{events}", "--out", f"{snapshot}"], master=master))
-    _say(4, "check: every file of the snapshot is whole, and the ledger adds up")
-    check(f"{snapshot}")
+    _say(4, "check: every file of the snapshot is whole, ids fit, the ledger adds up")
+    _ok(launch.program("training.check", [f"{snapshot}", "--ranks", str(ranks)]))
     _say(5, f"train on {ranks} ranks")
     for recipe, run in runs.items():
         arguments = ["--snapshot", f"{snapshot}", "--recipe", recipe, "--run", f"{run}"]

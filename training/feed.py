@@ -31,8 +31,10 @@ class Feed:
     number, or with batches of another size, with each row that is left exactly once.
 
     `workers` threads read and decode ahead of one more that gathers batches; 0 does all of it in the caller's thread.
-    `memory_bytes` bounds what the rank holds of decoded rows; it decides how many row groups are mixed. With a `device`
-    that is a GPU, batches arrive there by asynchronous copies from page-locked memory.
+    `memory_bytes` bounds what the rank holds of decoded rows, and with it how many places of the data set are mixed:
+    `num_lanes`, over all ranks (plan.default_lanes). Rows stand in a batch lane by lane, so a batch is mixed as a
+    whole: do not take its halves for batches. With a `device` that is a GPU, batches arrive there by asynchronous
+    copies from page-locked memory.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Feed:
         drop_last: bool = False,
         workers: int = 1,
         memory_bytes: int = MEMORY_BYTES,
+        num_lanes: int | None = None,
         device: torch.device | str = "cpu",
     ):
         if not 0 <= rank < world_size:
@@ -59,6 +62,7 @@ class Feed:
             drop_last,
         )
         self.workers, self.memory_bytes, self.device = workers, memory_bytes, torch.device(device)
+        self._wanted_lanes = num_lanes
         self._epoch, self._step = 0, 0
         self._legs: tuple[Leg, ...] = ()
         self._num_lanes = self._default_lanes()
@@ -184,12 +188,23 @@ class Feed:
                 f"is used takes {needed / 1e6:,.0f} MB, and the feed may have "
                 f"{self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes, read fewer columns, or write smaller groups."
             )
+        if self._wanted_lanes is not None:
+            self._fits_memory(self._wanted_lanes, free, row_group)
+            return self._wanted_lanes
         return default_lanes(
             self.world_size,
             num_row_groups=len(self.rows.row_groups),
             lanes_in_memory=free // (2 * row_group),
             shuffle=self.shuffle,
         )
+
+    def _fits_memory(self, num_lanes: int, free: int, row_group: int) -> None:
+        per_rank = -(-num_lanes // self.world_size)
+        if 2 * per_rank * row_group > free:
+            raise UserError(
+                f"{self.rows.name}: {num_lanes} lanes need {2 * per_rank * row_group / 1e6:,.0f} MB on each rank, and "
+                f"{free / 1e6:,.0f} MB are free for them: raise memory_bytes or use fewer lanes."
+            )
 
     def _row_group_bytes(self) -> int:
         """Of the largest row group, decoded."""
@@ -199,9 +214,9 @@ class Feed:
         return sum(row_group.decoded_bytes for row_group in self.rows.row_groups) / max(1, self.rows.num_rows)
 
     def _block_rows(self) -> int:
-        """At most a sixteenth of the memory, at least a batch."""
+        """At most a sixteenth of the memory and the rows that there are, at least a batch."""
         in_memory = int(self.memory_bytes / 16 / max(1.0, self._bytes_per_row()))
-        return max(self.batch_size_per_rank, min(_BLOCK_ROWS, in_memory))
+        return max(self.batch_size_per_rank, min(_BLOCK_ROWS, in_memory, self.rows.num_rows // self.world_size))
 
     def _block_bytes(self) -> int:
         return int(self._block_rows() * self._bytes_per_row())

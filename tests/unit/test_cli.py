@@ -36,9 +36,8 @@ def test_help_lists_every_command(capsys, monkeypatch):
         ([], "COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
         (["data", "ml100k", "--to", "nowhere"], "no data set 'ml100k'; did you mean 'ml-100k'?"),
-        (["check", "/nowhere/at/all"], "/nowhere/at/all is no published folder"),
         (["demo", "--rank", "x"], "invalid int value: 'x'"),
-        (["check", "a", "--fast"], "check does not know --fast"),
+        (["data", "ml-100k", "--to", "a", "--fast"], "data does not know --fast"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, says):
@@ -51,6 +50,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, says):
 def test_a_program_that_fails_hands_its_exit_code_on(capfd):
     assert cli.main(["recommend", "--run", "/nowhere", "--user", "1"]) == 2
     assert "/nowhere/bundle is no bundle" in capfd.readouterr().err
+    assert cli.main(["check", "/nowhere/at/all"]) == 2
+    assert "/nowhere/at/all is no published folder" in capfd.readouterr().err
+    assert cli.main(["check", "a", "--fast"]) == 2
+    assert "--fast" in capfd.readouterr().err
 
 
 def test_programs_find_our_packages_and_this_python_from_any_folder(monkeypatch, tmp_path):
