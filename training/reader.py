@@ -6,9 +6,10 @@ the adapter. Its worker pools are not used: decision 5 says what they cost.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -57,6 +58,7 @@ def open_folder(
     `cache`: for row groups that come from afar.
     """
     filesystem, path = _filesystem(url)
+    filesystem.invalidate_cache()  # of listings, in which a file that came since would be missing
     try:
         dataset = petastorm_on_arrow.LegacyParquetDataset(path, filesystem=filesystem, validate_schema=False)
     except (FileNotFoundError, OSError) as error:
@@ -89,9 +91,11 @@ def open_folder(
         )
         for piece in pieces
     )
-    return _parquet_rows(
-        url, filesystem, row_groups, schema, columns, filters, fill, lengths, codecs, cache, verify, set(levels)
-    )
+    return _selected(
+        _Found(url, row_groups, schema, frozenset(levels)),
+        columns=columns, filters=filters, fill=fill or {}, lengths=lengths or {}, codecs=codecs, cache=cache,
+        verify=verify,
+    )  # fmt: skip
 
 
 def open_part(
@@ -122,41 +126,49 @@ def open_part(
         for file in files
         for index, rows in enumerate(file.row_groups)
     )
-    name = f"{snapshot.url}/{part}"
-    return _parquet_rows(name, filesystem, row_groups, schema, columns, None, None, lengths, {}, cache, verify, set())
+    return _selected(
+        _Found(f"{snapshot.url}/{part}", row_groups, schema, frozenset()),
+        columns=columns, filters=None, fill={}, lengths=lengths, codecs={}, cache=cache, verify=verify,
+    )  # fmt: skip
 
 
-def _parquet_rows(
-    name: str, filesystem: Any, row_groups: tuple[RowGroup, ...], schema: pa.Schema, columns: Sequence[str] | None,
-    filters: Filters | None, fill: Mapping[str, Any] | None, lengths: Mapping[str, int] | None,
-    codecs: Mapping[str, Codec], cache: RowGroupCache | None, verify: Verify, hive: set[str],
+@dataclass(frozen=True)
+class _Found:
+    url: str
+    row_groups: tuple[RowGroup, ...]
+    schema: pa.Schema
+    hive: frozenset[str]
+
+
+def _selected(
+    found: _Found, *, columns: Sequence[str] | None, filters: Filters | None, fill: Mapping[str, Any],
+    lengths: Mapping[str, int], codecs: Mapping[str, Codec], cache: RowGroupCache | None, verify: Verify,
 ) -> ParquetRows:  # fmt: skip
+    schema = found.schema
     wanted = list(dict.fromkeys(columns or schema.names))
-    _known([*wanted, *(fill or ()), *(lengths or ())], schema, name)
     conditions = [] if not filters else [filters] if isinstance(filters[0][0], str) else list(filters)
     in_filter = {condition[0] for conjunction in conditions for condition in conjunction}
-    _known(in_filter, schema, name)
+    _known([*wanted, *fill, *sorted(in_filter)], schema, found.url)
     expression = pq.filters_to_expression(filters) if filters else None
+    open_filesystem = partial(_filesystem_of_process, found.url)
+    row_groups = found.row_groups
     if expression is not None:
-        row_groups = _only_matching(filesystem, row_groups, schema, expression)
+        row_groups = _only_matching(open_filesystem(), row_groups, schema, expression)
     decoders = {
         column: decoder(
-            schema.field(column),
-            length=(lengths or {}).get(column),
-            fill=(fill or {}).get(column),
-            codec=codecs.get(column),
+            schema.field(column), length=lengths.get(column), fill=fill.get(column), codec=codecs.get(column)
         )
         for column in wanted
     }
-    file_columns = tuple(column for column in dict.fromkeys([*wanted, *sorted(in_filter)]) if column not in hive)
+    file_columns = [column for column in dict.fromkeys([*wanted, *sorted(in_filter)]) if column not in found.hive]
     return ParquetRows(
-        name=name,
-        filesystem=filesystem,
-        footer=lru_cache(maxsize=_FOOTERS_KEPT)(partial(_footer, filesystem)),
+        name=found.url,
+        open_filesystem=open_filesystem,
+        footer=lru_cache(maxsize=_FOOTERS_KEPT)(lambda path: _footer(open_filesystem(), path)),
         row_groups=row_groups,
         schema=pa.schema([schema.field(column) for column in wanted]),
         decoders=decoders,
-        file_columns=file_columns,
+        file_columns=tuple(file_columns),
         filter=expression,
         cache=cache,
         verify=verify,
@@ -215,6 +227,16 @@ def _codecs(unischema: Any) -> dict[str, Codec]:
         if entry.codec is not None and entry.shape != ():
             codecs[name] = Codec(partial(entry.codec.decode, entry), entry.numpy_dtype, entry.shape)
     return codecs
+
+
+def _filesystem_of_process(url: str) -> Any:
+    return _filesystem_of(url, os.getpid())
+
+
+@lru_cache(maxsize=256)
+def _filesystem_of(url: str, _process: int) -> Any:
+    """Opened anew in each process: the clients of object stores do not live through a fork."""
+    return _filesystem(url)[0]
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -53,7 +53,7 @@ class ParquetRows:
     """Row groups of one schema, and what of them is read and how."""
 
     name: str
-    filesystem: Any
+    open_filesystem: Callable[[], Any]
     footer: Callable[[str], pq.FileMetaData]
     """By path."""
     row_groups: tuple[RowGroup, ...]
@@ -147,8 +147,9 @@ class ParquetRows:
 
     def _open(self, path: str, *, verify: bool) -> pq.ParquetFile:
         """The file, to be read from one thread; what is not local is fetched in a few large requests."""
-        is_local = isinstance(self.filesystem, LocalFileSystem)
-        source = self.filesystem.open(path, "rb", **({} if is_local else {"cache_type": "none"}))
+        filesystem = self.open_filesystem()
+        is_local = isinstance(filesystem, LocalFileSystem)
+        source = filesystem.open(path, "rb", **({} if is_local else {"cache_type": "none"}))
         return pq.ParquetFile(
             source, metadata=self.footer(path), pre_buffer=not is_local, page_checksum_verification=verify
         )
