@@ -12,8 +12,9 @@ MAY_IMPORT = {
     "spark_jobs": {"schemas"},
     "training": {"schemas"},
     "pipelines": {"schemas"},
-    "benchmarks": {"schemas", "pipelines"},
+    "benchmarks": {"schemas", "pipelines", "training"},
 }
+PEERS = "benchmarks/feed_peers/"  # other people's loaders, as their users would run them
 HOMES = {
     "petastorm": {"training/reader.py", "training/petastorm_on_arrow.py", "training/petastorm_threads.py"},
     "horovod": {"training/ranks.py"},
@@ -54,7 +55,7 @@ def test_awkward_third_parties_have_one_home():
     wrong = [
         f"{file}:{line} imports {name}"
         for file, name, line in imports()
-        if file not in HOMES.get(name.split(".")[0], {file})
+        if file not in HOMES.get(name.split(".")[0], {file}) and not file.startswith(PEERS)
     ]
     assert not wrong, wrong
 
@@ -63,7 +64,7 @@ def test_spark_and_torch_stay_in_their_packages():
     wrong = [
         f"{file}:{line} imports {name}"
         for file, name, line in imports()
-        if (owner := ONLY_IN.get(name.split(".")[0])) is not None and not file.startswith(f"{owner}/")
+        if (owner := ONLY_IN.get(name.split(".")[0])) is not None and not file.startswith((f"{owner}/", PEERS))
     ]
     assert not wrong, wrong
 
