@@ -18,12 +18,14 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def answering_mistakes(name: str, work: Callable[[], None], *, speaks: bool = True) -> int:
-    """Do the work; give exit code 0, or 2 after one line about the user's mistake (said by who `speaks`)."""
+def answering_mistakes(
+    name: str, work: Callable[[], None], *, speaks: Callable[[UserError], bool] = lambda error: True
+) -> int:
+    """Do the work; give exit code 0, or 2 after one line about the user's mistake (said by who `speaks` of it)."""
     try:
         work()
     except UserError as error:
-        if speaks:
+        if speaks(error):
             print(f"{name}: {error}", file=sys.stderr, flush=True)
         return 2
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from schemas.errors import LedgerError, SnapshotDamaged, UserError
 from schemas.programs import answering_mistakes
 from training.ranks import Ranks, start_ranks
 
@@ -16,12 +17,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def run(name: str, work: Callable[[Ranks], None]) -> int:
-    """Run `work` on this rank; give the exit code. Of a mistake rank 0 speaks for all."""
+    """Run `work` on this rank; give the exit code.
+
+    Of a mistake in what was asked for rank 0 speaks for all; damaged data may be met by one rank alone, which says so.
+    """
     share_cores()
     keep_freed_memory()
     gc.freeze()  # what the imports made is not looked through again at each collection: a twentieth of the feed's time
     ranks = start_ranks()
-    return answering_mistakes(name, lambda: work(ranks), speaks=ranks.rank == 0)
+
+    def speaks(error: UserError) -> bool:
+        return ranks.rank == 0 or isinstance(error, SnapshotDamaged | LedgerError)
+
+    return answering_mistakes(name, lambda: work(ranks), speaks=speaks)
 
 
 def share_cores() -> None:

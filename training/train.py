@@ -47,6 +47,7 @@ def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder,
     if folder.is_complete():
         say(f"{folder.path} stands already, trained with these settings on this snapshot.")
         return
+    ranks.sum(torch.zeros(1), "folder_checked")  # or a slow rank finds what rank 0 has begun to write
     if ranks.rank == 0:
         snapshot.verify(checksums=False)
         folder.begin(settings)
