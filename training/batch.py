@@ -125,6 +125,11 @@ class Batch:
         return column
 
 
+def num_rows(columns: Mapping[str, Column]) -> int:
+    first = next(iter(columns.values()))
+    return len(first) if isinstance(first, Tensor) else first.num_rows
+
+
 def to_columns(table: pa.Table, list_lengths: Mapping[str, int]) -> dict[str, Column]:
     """A small table's columns as tensors of the types that are stored.
 

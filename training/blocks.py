@@ -6,7 +6,8 @@ Gathering for several steps at once makes the calls few and long; the batches of
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,7 @@ class Blocks:
     """Turns the row groups of `reads`, which arrive in that order, into blocks of about `block_rows` rows."""
 
     def __init__(
-        self, plan: EpochPlan, rank: int, reads: list[Read], arriving: Iterator[RowGroupColumns],
+        self, plan: EpochPlan, rank: int, reads: list[Read], arriving: Generator[RowGroupColumns, None, None],
         nothing: RowGroupColumns, *, block_rows: int, allocate: Allocate,
     ):  # fmt: skip
         self._plan, self._rank, self._reads = plan, rank, reads
@@ -70,12 +71,13 @@ class Blocks:
 
     def from_step(self, step: int) -> Iterator[Block]:
         full_steps = self._plan.num_full_steps
-        while step < full_steps:
-            num_steps = min(self._steps_per_block, full_steps - step)
-            yield self._block(step, num_steps)
-            step += num_steps
-        if step < self._plan.num_steps:
-            yield self._block(step, 1)
+        with closing(self._arriving):  # its threads end here, whatever happens
+            while step < full_steps:
+                num_steps = min(self._steps_per_block, full_steps - step)
+                yield self._block(step, num_steps)
+                step += num_steps
+            if step < self._plan.num_steps:
+                yield self._block(step, 1)
 
     def _block(self, first_step: int, num_steps: int) -> Block:
         lane_rows = self._plan.lane_rows(first_step)

@@ -46,6 +46,15 @@ def decoder(field: pa.Field, *, length: int | None = None, fill: Any = None, cod
     return without_nulls
 
 
+def same_type(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether two files' columns are of one type; lists that may hold nulls are of the type of those that may not."""
+    if (pa.types.is_list(one) and pa.types.is_list(other)) or (
+        pa.types.is_large_list(one) and pa.types.is_large_list(other)
+    ):
+        return same_type(one.value_type, other.value_type)
+    return one == other
+
+
 def decoded_width(field: pa.Field, *, length: int | None = None, codec: Codec | None = None) -> float | None:
     """Bytes of one decoded row, or None where rows differ."""
     if codec:
@@ -107,7 +116,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _lists(array: pa.Array, small: pa.DataType) -> pa.Array:
     if nulls := array.flatten().null_count:
         raise ColumnRefused(f"{nulls:,} nulls within lists, which nothing can stand in for")
-    return array.cast(small) if pa.types.is_large_list(array.type) else array
+    return array if array.type == small else array.cast(small)
 
 
 def _lists_of_length(array: pa.Array, length: int) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from schemas.errors import LedgerError, UserError
-from training.batch import Batch
+from training.batch import Batch, num_rows
 from training.blocks import Block, Blocks
 from training.plan import EpochPlan, Leg, default_lanes
 from training.read_ahead import in_background, read_ahead
@@ -106,7 +107,7 @@ class Feed:
         for block in self._blocks(plan, from_step):
             for step, columns in enumerate(block.batches(), start=block.first_step):
                 positions = plan.positions(self.rank, step)
-                rows_given += block.batch_rows
+                rows_given += num_rows(columns)  # of the tensors that came, not of the plan
                 self._step = step + 1
                 yield Batch(
                     columns=columns,
@@ -145,22 +146,22 @@ class Feed:
                     f"{self.rows.name}: this state cannot be resumed here: its {name} is {state.get(name)!r}, "
                     f"the feed's is {value!r}."
                 )
+        step, lanes, global_rows = int(state["step"]), int(state["num_lanes"]), int(state["global_batch_size"])
         self._epoch = int(state["epoch"])
-        self._legs = tuple(
-            Leg(num_lanes=lanes, global_batch_size=rows, steps=steps) for lanes, rows, steps in state["legs"]
-        )
-        step, lanes, global_batch_size = int(state["step"]), int(state["num_lanes"]), int(state["global_batch_size"])
-        if lanes % self.world_size == 0 and global_batch_size == self.world_size * self.batch_size_per_rank:
+        self._legs = tuple(Leg(num_lanes=v, global_batch_size=rows, steps=steps) for v, rows, steps in state["legs"])
+        goes_on = lanes % self.world_size == 0 and global_rows == self.world_size * self.batch_size_per_rank
+        if goes_on and self._fits_memory(lanes):
             self._step, self._num_lanes = step, lanes
-        elif step:
-            self._legs += (Leg(num_lanes=lanes, global_batch_size=global_batch_size, steps=step),)
-            self._step, self._num_lanes = 0, self._default_lanes()
+            self._plan = self.plan()
+            return
+        of_state = replace(self._plan, world_size=1, batch_size_per_rank=global_rows, num_lanes=lanes)
+        self._legs = replace(of_state, epoch=self._epoch, legs=self._legs).after(step)
+        self._step, self._num_lanes = 0, self._default_lanes()
         self._plan = self.plan()
 
     def memory_estimate(self) -> int:
         """About how many bytes of decoded rows this rank holds at most."""
-        lanes = self._num_lanes // self.world_size
-        return 2 * lanes * self._row_group_bytes() + _BLOCKS_AT_ONCE * self._block_bytes()
+        return self._memory(self._num_lanes)
 
     def _blocks(self, plan: EpochPlan, from_step: int) -> Iterator[Block]:
         reads = plan.reads(self.rank, from_step=from_step)
@@ -189,7 +190,11 @@ class Feed:
                 f"{self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes, read fewer columns, or write smaller groups."
             )
         if self._wanted_lanes is not None:
-            self._fits_memory(self._wanted_lanes, free, row_group)
+            if not self._fits_memory(self._wanted_lanes):
+                raise UserError(
+                    f"{self.rows.name}: {self._wanted_lanes} lanes of row groups of {row_group / 1e6:,.0f} MB do not "
+                    f"fit the feed's {self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes or use fewer lanes."
+                )
             return self._wanted_lanes
         return default_lanes(
             self.world_size,
@@ -198,13 +203,12 @@ class Feed:
             shuffle=self.shuffle,
         )
 
-    def _fits_memory(self, num_lanes: int, free: int, row_group: int) -> None:
-        per_rank = -(-num_lanes // self.world_size)
-        if 2 * per_rank * row_group > free:
-            raise UserError(
-                f"{self.rows.name}: {num_lanes} lanes need {2 * per_rank * row_group / 1e6:,.0f} MB on each rank, and "
-                f"{free / 1e6:,.0f} MB are free for them: raise memory_bytes or use fewer lanes."
-            )
+    def _fits_memory(self, num_lanes: int) -> bool:
+        return self._memory(num_lanes) <= self.memory_bytes
+
+    def _memory(self, num_lanes: int) -> int:
+        lanes = -(-num_lanes // self.world_size)
+        return 2 * lanes * self._row_group_bytes() + _BLOCKS_AT_ONCE * self._block_bytes()
 
     def _row_group_bytes(self) -> int:
         """Of the largest row group, decoded."""
@@ -231,11 +235,15 @@ class FeedDataset(IterableDataset):
     """A feed as PyTorch's IterableDataset, for Lightning and `DataLoader(FeedDataset(feed), batch_size=None)`.
 
     The feed has threads of its own, so `num_workers=0` is the fast choice. With worker processes each is a rank of its
-    own: the same rows come, each once, in batches of the same size.
+    own: what is left of the feed's epoch comes, each row once, in batches of the same size. The feed in this process
+    does not move on by what its workers did: call `set_epoch` before each epoch.
     """
 
     def __init__(self, feed: Feed):
         self.feed = feed
+
+    def set_epoch(self, epoch: int) -> None:
+        self.feed.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.feed)
@@ -246,7 +254,7 @@ class FeedDataset(IterableDataset):
             yield from self.feed
             return
         feed = self.feed
-        yield from Feed(
+        share = Feed(
             feed.rows,
             batch_size_per_rank=feed.batch_size_per_rank,
             rank=feed.rank * worker.num_workers + worker.id,
@@ -257,3 +265,5 @@ class FeedDataset(IterableDataset):
             workers=feed.workers,
             memory_bytes=feed.memory_bytes // worker.num_workers,
         )
+        share.load_state_dict(feed.state_dict())
+        yield from share

@@ -3,10 +3,11 @@
 The row groups, in the epoch's random order, stand end to end; this line of rows is cut into `num_lanes` lanes, and a
 global batch takes the next rows of all lanes, from each lane as many in every step. Each rank has as many lanes as the
 others, side by side. So a global batch mixes rows of as many places of the data set as there are lanes, holds the same
-rows whatever the ranks that share the lanes, and every rank takes part in the same number of steps. Every other lane
-goes through its row groups from last to first: then neighbours come to the row group that their border cuts at the
-same time, and it is read once. An epoch that was stopped and goes on with other ranks is planned anew over the rows
-that its earlier *legs* left.
+rows whatever the ranks that share the lanes, and every rank takes part in the same number of steps.
+
+Every other lane goes through its row groups from last to first: then neighbours come to the row group that their border
+cuts at the same time, and it is read once (if a batch has a row of each lane or more). An epoch that was stopped and
+goes on with other ranks is planned anew over the rows that its earlier *legs* left.
 
 Legend: N rows, G row groups, P pieces of row groups, V lanes, W ranks, B rows of a rank's batch.
 """
@@ -106,6 +107,8 @@ class EpochPlan:
     def __post_init__(self) -> None:
         if self.batch_size_per_rank < 1:
             raise UserError(f"a batch of {self.batch_size_per_rank} rows: --batch-size-per-rank must be 1 or more.")
+        if self.seed < 0 or self.epoch < 0:
+            raise UserError(f"seed {self.seed} and epoch {self.epoch}: both count from 0.")
         if self.world_size < 1 or self.num_lanes < 1 or self.num_lanes % self.world_size:
             raise UserError(
                 f"{self.num_lanes} lanes cannot be shared out to {self.world_size} ranks: use a multiple of the ranks."
@@ -195,6 +198,8 @@ class EpochPlan:
 
     def after(self, steps: int) -> tuple[Leg, ...]:
         """The legs behind a plan for the rows that are left after `steps` steps of this one."""
+        if self.drop_last and steps >= self.num_full_steps:
+            steps = self.num_full_steps + 1  # what it drops does not come back
         leg = Leg(num_lanes=self.num_lanes, global_batch_size=self.global_batch_size, steps=steps)
         return (*self.legs, leg) if steps else self.legs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def read_ahead(
     read: Callable[[int], T], numbers: Sequence[int], sizes: Sequence[int], *, threads: int, max_bytes: int
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield `read(number)` for each number, in this order, while `threads` threads read those that come next.
 
     At most `max_bytes` are read and not yet taken, by the given sizes, or one item that is larger. No thread is left

@@ -23,7 +23,7 @@ from schemas.features import HistoryFeature, IndicesFeature
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute, fsspec_url
 from training import petastorm_on_arrow
-from training.decoding import Codec, decoded_width, decoder
+from training.decoding import Codec, decoded_width, decoder, same_type
 from training.row_group_cache import RowGroupCache
 from training.row_groups import ParquetRows, RowGroup, Verify
 
@@ -113,8 +113,10 @@ def open_part(
     footer = _footer(filesystem, f"{root}/{first.path}")
     schema = footer.schema.to_arrow_schema()
     _known(columns or schema.names, schema, snapshot.url)
-    widths = _Widths(schema, lengths, {})
-    per_row = widths.of(footer.row_group(0), columns or schema.names) / max(1, footer.row_group(0).num_rows)
+    per_row = 0.0
+    if footer.num_rows:
+        sample = footer.row_group(0)
+        per_row = _Widths(schema, lengths, {}).of(sample, columns or schema.names) / sample.num_rows
     row_groups = tuple(
         RowGroup(
             path=f"{root}/{file.path}",
@@ -281,7 +283,7 @@ def _same_columns(
                 continue
             if column not in found.names:
                 raise SnapshotDamaged(f"{path}, column {column!r}: the file has no such column, the first file has.")
-            if found.field(column).type != schema.field(column).type:
+            if not same_type(found.field(column).type, schema.field(column).type):
                 raise SnapshotDamaged(
                     f"{path}, column {column!r}: its type is {found.field(column).type}, in the first file it is "
                     f"{schema.field(column).type}: write all files with one schema."

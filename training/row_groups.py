@@ -12,7 +12,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from schemas.errors import SnapshotDamaged
-from training.decoding import ColumnRefused, Decoded, Decoder
+from training.decoding import ColumnRefused, Decoded, Decoder, same_type
 from training.gather import Columns
 from training.petastorm_on_arrow import LocalFileSystem
 from training.row_group_cache import RowGroupCache
@@ -80,7 +80,7 @@ class ParquetRows:
         row_group = self.row_groups[number]
         table = self._table(number, row_group)
         for name in self.schema.names:
-            if table.field(name).type != self.schema.field(name).type:
+            if not same_type(table.field(name).type, self.schema.field(name).type):
                 raise SnapshotDamaged(
                     f"{row_group}, column {name!r}: its type is {table.field(name).type}, "
                     f"in the first file it is {self.schema.field(name).type}."
@@ -132,18 +132,23 @@ class ParquetRows:
     def _from_file(self, row_group: RowGroup, columns: Sequence[str], *, verify: bool) -> pa.Table:
         try:
             with self._open(row_group.path, verify=verify) as file:
+                if row_group.index >= file.num_row_groups:
+                    raise SnapshotDamaged(
+                        f"{row_group}: the file has {file.num_row_groups} row groups: it was changed."
+                    )
                 if missing := set(columns) - set(file.schema_arrow.names):
                     raise SnapshotDamaged(f"{row_group}, column {min(missing)!r}: the file has no such column.")
                 return file.read_row_group(row_group.index, columns=list(columns), use_threads=False)
         except SnapshotDamaged:
             raise
+        except FileNotFoundError as error:
+            raise SnapshotDamaged(f"{row_group}: the file is not there: {error}") from error
         except Exception as error:
             if len(columns) > 1:
                 for column in columns:  # the one that is damaged says so itself
                     self._from_file(row_group, [column], verify=verify)
             where = f"{row_group}, column {columns[0]!r}" if len(columns) == 1 else str(row_group)
-            gone = " (it was there when the reading began)" if isinstance(error, FileNotFoundError) else ""
-            raise SnapshotDamaged(f"{where}: it cannot be read{gone}: {error}") from error
+            raise SnapshotDamaged(f"{where}: it cannot be read: {error}") from error
 
     def _open(self, path: str, *, verify: bool) -> pq.ParquetFile:
         """The file, to be read from one thread; what is not local is fetched in a few large requests."""
