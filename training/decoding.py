@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,16 +70,17 @@ def decoded_width(field: pa.Field, *, length: int | None = None, codec: Codec | 
         return None
 
 
+@dataclass(frozen=True)
 class Codec:
-    """A value of bytes as an array of one shape, decoded by `decode` (bytes to array)."""
+    """A value of bytes is an array of this type and shape; `decode` makes one of the other."""
 
-    def __init__(self, decode: Callable[[bytes], np.ndarray], dtype: np.dtype, shape: tuple[int | None, ...]):
-        self.decode, self.dtype, self.shape = decode, np.dtype(dtype), shape
+    decode: Callable[[bytes], np.ndarray]
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
     @property
-    def row_bytes(self) -> float | None:
-        sizes = [size for size in self.shape if size is not None]
-        return None if len(sizes) < len(self.shape) else float(self.dtype.itemsize * np.prod(sizes, dtype=np.int64))
+    def row_bytes(self) -> float:
+        return float(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 def _decoder_of_type(name: str, kind: pa.DataType, length: int | None) -> Decoder:
@@ -138,13 +140,16 @@ def _equal_lists(values: pa.Array, num_rows: int, length: int) -> np.ndarray:
 
 def _decode_bytes(codec: Codec) -> Decoder:
     def decode(array: pa.Array) -> np.ndarray:
-        if len(array) == 0:
-            return np.empty((0, *(size or 0 for size in codec.shape)), dtype=codec.dtype)
-        rows = [codec.decode(value) for value in array.to_pylist()]
-        shapes = {row.shape for row in rows}
-        if len(shapes) > 1:
-            raise ColumnRefused(f"arrays of several shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: resize them")
-        return np.stack(rows)
+        out = np.empty((len(array), *codec.shape), dtype=codec.dtype)
+        for row, value in enumerate(array.to_pylist()):
+            decoded = codec.decode(value)
+            if (decoded.shape, decoded.dtype) != (codec.shape, codec.dtype):
+                raise ColumnRefused(
+                    f"row {row:,} holds an array of {decoded.dtype} {decoded.shape}, where the schema says "
+                    f"{codec.dtype} {codec.shape}"
+                )
+            out[row] = decoded
+        return out
 
     return decode
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
@@ -226,8 +227,14 @@ def _codecs(unischema: Any) -> dict[str, Codec]:
     """Those of petastorm's fields that are stored as bytes; its scalars are stored as what they are."""
     codecs = {}
     for name, entry in unischema.fields.items() if unischema else ():
-        if entry.codec is not None and entry.shape != ():
-            codecs[name] = Codec(partial(entry.codec.decode, entry), entry.numpy_dtype, entry.shape)
+        if entry.codec is None or entry.shape == ():
+            continue
+        if None in entry.shape:
+            raise UserError(
+                f"column {name!r} has the shape {entry.shape} in the Unischema: rows of a batch need one shape. Write "
+                "arrays of one size, and say which in the Unischema that you read with."
+            )
+        codecs[name] = Codec(partial(entry.codec.decode, entry), np.dtype(entry.numpy_dtype), tuple(entry.shape))
     return codecs
 
 
