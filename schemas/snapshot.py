@@ -105,6 +105,8 @@ def open_snapshot(url: str, *, kind: Kind = "snapshot") -> Snapshot:
         text = fs.cat_file(join(root, MANIFEST)).decode(errors="replace")  # then it is no JSON, and said to be damaged
     except (FileNotFoundError, NotADirectoryError):
         text = None
+    except Exception as error:  # refused, or no answer: the clients of object stores have errors of their own
+        raise UserError(f"{url} cannot be opened: {error}") from error
     return snapshot_of(url, text, kind=kind)
 
 

@@ -60,7 +60,8 @@ class Ragged:
             begin, is_value = self.offsets[1:] - length, column >= (length - kept).unsqueeze(1)
         source = (begin.unsqueeze(1) + column)[is_value]
         out = self.values.new_full((self.num_rows, length), padding)
-        out[is_value] = self.values[source]
+        bits = _SIGNED.get(out.dtype, out.dtype)
+        out.view(bits)[is_value] = self.values.view(bits)[source]
         return out
 
     def texts(self) -> list[str]:
@@ -82,6 +83,9 @@ class Ragged:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Ragged:
         return Ragged(change(self.values), change(self.offsets))
 
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Torch cannot assign to the types on the left; seen as those on the right, the bits stay the same."""
 
 Column = Tensor | Ragged
 

@@ -100,7 +100,8 @@ class Blocks:
                     picked = {name: array.take(pa.array(order)) for name, array in columns.ragged.items()}
                     pieces.append((picked, batch * batch_rows + in_run + offset))
             offset += run_rows
-        together: dict[str, Column] = {**targets, **self._ragged(pieces)}
+        found: dict[str, Column] = {**targets, **self._ragged(pieces)}
+        together = {name: found[name] for name in self._nothing.names}
         return Block(first_step=first_step, num_steps=num_steps, batch_rows=batch_rows, columns=together)
 
     def _take(self, lane: int, num_rows: int) -> Iterator[tuple[RowGroupColumns, np.ndarray, int]]:

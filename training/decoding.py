@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import UserError
+from schemas.errors import UserError, nearest
 
 Decoded: TypeAlias = "np.ndarray | pa.Array"
 """An array of shape (rows, ...), or an Arrow array of lists, strings or bytes, whose rows differ in length."""
@@ -24,6 +26,20 @@ class ColumnRefused(ValueError):
     """A column holds what was not promised; the text says what, the caller says where."""
 
 
+class PicklableDecoder:
+    """A column's decoder that may be sent to another process: it is made anew there."""
+
+    def __init__(self, field: pa.Field, length: int | None, fill: Any, codec: Codec | None):
+        self._arguments = field, length, fill, codec
+        self._decode = decoder(field, length=length, fill=fill, codec=codec)
+
+    def __call__(self, array: pa.Array) -> Decoded:
+        return self._decode(array)
+
+    def __reduce__(self) -> tuple:
+        return PicklableDecoder, self._arguments
+
+
 def decoder(field: pa.Field, *, length: int | None = None, fill: Any = None, codec: Codec | None = None) -> Decoder:
     """What turns a column of this type into an array.
 
@@ -33,18 +49,29 @@ def decoder(field: pa.Field, *, length: int | None = None, fill: Any = None, cod
     Raises UserError for a type that has no tensor.
     """
     decode = _decode_bytes(codec) if codec else _decoder_of_type(field.name, field.type, length)
+    stand_in = None if fill is None else _stand_in(field, fill)
 
     def without_nulls(array: pa.Array) -> Decoded:
         if array.null_count:
-            if fill is None:
+            if stand_in is None:
                 raise ColumnRefused(
                     f"{array.null_count:,} nulls, the first in row {_first_null(array):,}, and nothing says what "
                     "stands in for them (`fill`)"
                 )
-            array = pc.fill_null(array, pa.scalar(fill, array.type))
+            array = pc.fill_null(array, stand_in)
         return decode(array)
 
     return without_nulls
+
+
+def known(columns: Iterable[str], schema: pa.Schema, where: str) -> None:
+    """Raise UserError for the first column that the schema does not have, with the nearest that it has."""
+    for column in columns:
+        if column not in schema.names:
+            raise UserError(
+                f"{where}: there is no column {column!r}{nearest(column, schema.names)}; "
+                f"it has {', '.join(schema.names)}."
+            )
 
 
 def same_type(one: pa.DataType, other: pa.DataType) -> bool:
@@ -60,27 +87,43 @@ def decoded_width(field: pa.Field, *, length: int | None = None, codec: Codec | 
     """Bytes of one decoded row, or None where rows differ."""
     if codec:
         return codec.row_bytes
-    if pa.types.is_fixed_size_list(field.type):
-        return field.type.list_size * (field.type.value_type.bit_width // 8)
-    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        return None if length is None else length * max(1, field.type.value_type.bit_width // 8)
+    kind, count = field.type, 1
+    if pa.types.is_fixed_size_list(kind):
+        kind, count = kind.value_type, kind.list_size
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if length is None:
+            return None
+        kind, count = kind.value_type, length
+    elif pa.types.is_dictionary(kind):
+        kind = kind.value_type
     try:
-        return max(1, field.type.bit_width // 8)
+        return count * max(1, kind.bit_width // 8)
     except ValueError:
         return None
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A value of bytes is an array of this type and shape; `decode` makes one of the other."""
+    """A value of bytes as an array of one shape, decoded by `decode` (bytes to array).
+
+    A size that is None in `shape` is not known: `of_shape_of` a value makes it so.
+    """
 
     decode: Callable[[bytes], np.ndarray]
     dtype: np.dtype
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
+
+    def of_shape_of(self, value: bytes | None) -> Codec:
+        """The same for arrays that are all of the shape of this one."""
+        shape = tuple(size or 0 for size in self.shape)
+        if value is not None:
+            with contextlib.suppress(Exception):  # if it cannot be decoded, the reading says where
+                shape = self.decode(value).shape
+        return Codec(self.decode, self.dtype, shape)
 
     @property
     def row_bytes(self) -> float:
-        return float(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
+        return float(self.dtype.itemsize * math.prod(size or 0 for size in self.shape))
 
 
 def _decoder_of_type(name: str, kind: pa.DataType, length: int | None) -> Decoder:
@@ -140,18 +183,27 @@ def _equal_lists(values: pa.Array, num_rows: int, length: int) -> np.ndarray:
 
 def _decode_bytes(codec: Codec) -> Decoder:
     def decode(array: pa.Array) -> np.ndarray:
-        out = np.empty((len(array), *codec.shape), dtype=codec.dtype)
-        for row, value in enumerate(array.to_pylist()):
-            decoded = codec.decode(value)
-            if (decoded.shape, decoded.dtype) != (codec.shape, codec.dtype):
+        out = np.empty((len(array), *(size or 0 for size in codec.shape)), dtype=codec.dtype)
+        for number, value in enumerate(array.to_pylist()):
+            row = codec.decode(value)
+            if row.shape != codec.shape or row.dtype != codec.dtype:
                 raise ColumnRefused(
-                    f"row {row:,} holds an array of {decoded.dtype} {decoded.shape}, where the schema says "
-                    f"{codec.dtype} {codec.shape}"
+                    f"row {number:,} holds an array of shape {row.shape} and type {row.dtype}, where every one should "
+                    f"be of shape {codec.shape} and type {codec.dtype}: resize them, or give their Unischema"
                 )
-            out[row] = decoded
+            out[number] = row
         return out
 
     return decode
+
+
+def _stand_in(field: pa.Field, fill: Any) -> pa.Scalar:
+    try:
+        return pa.scalar(fill, field.type)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"column {field.name!r} is of type {field.type}, and {fill!r} cannot stand in for its nulls: {error}."
+        ) from None
 
 
 def _first_null(array: pa.Array) -> int:

@@ -234,36 +234,46 @@ class Feed:
 class FeedDataset(IterableDataset):
     """A feed as PyTorch's IterableDataset, for Lightning and `DataLoader(FeedDataset(feed), batch_size=None)`.
 
-    The feed has threads of its own, so `num_workers=0` is the fast choice. With worker processes each is a rank of its
-    own: what is left of the feed's epoch comes, each row once, in batches of the same size. The feed in this process
-    does not move on by what its workers did: call `set_epoch` before each epoch.
+    The feed has threads of its own, so `num_workers=0` is the fast choice. With worker processes (say how many here
+    too) each is a rank of its own: what is left of the feed's epoch comes, each row once, in batches of the same size.
+    The feed in this process does not move on by what its workers did: call `set_epoch` before each epoch.
     """
 
-    def __init__(self, feed: Feed):
-        self.feed = feed
+    def __init__(self, feed: Feed, *, num_workers: int = 0):
+        self.feed, self.num_workers = feed, num_workers
 
     def set_epoch(self, epoch: int) -> None:
         self.feed.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.feed)
+        if not self.num_workers:
+            return len(self.feed)
+        return self.num_workers * len(self._share(0, self.num_workers))
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         if worker is None:
             yield from self.feed
             return
+        if worker.num_workers != self.num_workers:
+            raise UserError(
+                f"the DataLoader has {worker.num_workers} workers and the FeedDataset was made for {self.num_workers}: "
+                f"FeedDataset(feed, num_workers={worker.num_workers}), or num_workers=0 in both, which is faster."
+            )
+        yield from self._share(worker.id, worker.num_workers)
+
+    def _share(self, worker: int, num_workers: int) -> Feed:
         feed = self.feed
         share = Feed(
             feed.rows,
             batch_size_per_rank=feed.batch_size_per_rank,
-            rank=feed.rank * worker.num_workers + worker.id,
-            world_size=feed.world_size * worker.num_workers,
+            rank=feed.rank * num_workers + worker,
+            world_size=feed.world_size * num_workers,
             seed=feed.seed,
             shuffle=feed.shuffle,
             drop_last=feed.drop_last,
             workers=feed.workers,
-            memory_bytes=feed.memory_bytes // worker.num_workers,
+            memory_bytes=feed.memory_bytes // num_workers,
         )
         share.load_state_dict(feed.state_dict())
-        yield from share
+        return share

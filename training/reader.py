@@ -7,33 +7,30 @@ the adapter. Its worker pools are not used: decision 5 says what they cost.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.fs
 import pyarrow.parquet as pq
 
-from schemas.errors import SnapshotDamaged, UserError, nearest
+from schemas.errors import SnapshotDamaged, UserError
 from schemas.features import HistoryFeature, IndicesFeature
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute, fsspec_url
 from training import petastorm_on_arrow
-from training.decoding import Codec, decoded_width, decoder, same_type
+from training.decoding import Codec, PicklableDecoder, known, same_type
+from training.row_filters import Filters, conjunctions_of, only_matching
 from training.row_group_cache import RowGroupCache
 from training.row_groups import ParquetRows, RowGroup, Verify
+from training.row_widths import Widths, sampled
 
 petastorm_on_arrow.install()
 
 from petastorm.etl.dataset_metadata import load_row_groups  # noqa: E402
 from petastorm.fs_utils import get_filesystem_and_path_or_paths  # noqa: E402
-
-Filters = Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]
 
 _FOOTERS_KEPT = 64  # a footer of 40 columns and 16 row groups takes 0.2 MB
 _FOOTERS_AT_ONCE = 16
@@ -62,8 +59,8 @@ def open_folder(
     filesystem.invalidate_cache()  # of listings, in which a file that came since would be missing
     try:
         dataset = petastorm_on_arrow.LegacyParquetDataset(path, filesystem=filesystem, validate_schema=False)
-    except (FileNotFoundError, OSError) as error:
-        raise UserError(f"{url} cannot be opened: {error}") from None
+    except Exception as error:  # the clients of object stores have errors of their own
+        raise UserError(f"{url} cannot be opened: {error}") from error
     dataset.common_metadata_path = dataset.metadata_path = None  # the footers are needed for more than what these say
     if not dataset.pieces:
         raise UserError(f"{url}: there is no Parquet file in it.")
@@ -77,10 +74,18 @@ def open_folder(
     footers = {piece.path: piece.get_metadata() for piece in dataset.pieces}
     schema = pq.ParquetSchema.to_arrow_schema(dataset.schema)
     for name, values in levels.items():
+        if name in schema.names:  # the folder's value counts
+            schema = schema.remove(schema.get_field_index(name))
         schema = schema.append(pa.field(name, values.type, nullable=False))
+    known([*(columns or ()), *(lengths or ())], schema, url)
     _same_columns(footers, columns or schema.names, schema, levels)
-    codecs = _codecs(unischema)
-    widths = _Widths(schema, lengths or {}, codecs)
+    codecs = {
+        name: codec if None not in codec.shape else codec.of_shape_of(_first_value(filesystem, dataset.pieces, name))
+        for name, codec in _codecs(unischema).items()
+        if name in (columns or schema.names)
+    }
+    first = next((path for path, footer in footers.items() if footer.num_row_groups), "")
+    widths = Widths(schema, lengths or {}, codecs, sampled(filesystem, first))
     row_groups = tuple(
         RowGroup(
             path=piece.path,
@@ -113,11 +118,12 @@ def open_part(
     first = next((file for file in files if file.row_groups), files[0])
     footer = _footer(filesystem, f"{root}/{first.path}")
     schema = footer.schema.to_arrow_schema()
-    _known(columns or schema.names, schema, snapshot.url)
+    known(columns or schema.names, schema, snapshot.url)
     per_row = 0.0
     if footer.num_rows:
         sample = footer.row_group(0)
-        per_row = _Widths(schema, lengths, {}).of(sample, columns or schema.names) / sample.num_rows
+        widths = Widths(schema, lengths, {}, sampled(filesystem, f"{root}/{first.path}"))
+        per_row = widths.of(sample, columns or schema.names) / sample.num_rows
     row_groups = tuple(
         RowGroup(
             path=f"{root}/{file.path}",
@@ -149,78 +155,29 @@ def _selected(
 ) -> ParquetRows:  # fmt: skip
     schema = found.schema
     wanted = list(dict.fromkeys(columns or schema.names))
-    conditions = [] if not filters else [filters] if isinstance(filters[0][0], str) else list(filters)
-    in_filter = {condition[0] for conjunction in conditions for condition in conjunction}
-    _known([*wanted, *fill, *sorted(in_filter)], schema, found.url)
-    expression = pq.filters_to_expression(filters) if filters else None
+    conjunctions = conjunctions_of(filters, schema, found.url) if filters else []
+    in_filter = sorted({condition[0] for conjunction in conjunctions for condition in conjunction})
+    known([*wanted, *fill], schema, found.url)
     open_filesystem = partial(_filesystem_of_process, found.url)
-    row_groups = found.row_groups
-    if expression is not None:
-        row_groups = _only_matching(open_filesystem(), row_groups, schema, expression)
     decoders = {
-        column: decoder(
-            schema.field(column), length=lengths.get(column), fill=fill.get(column), codec=codecs.get(column)
-        )
+        column: PicklableDecoder(schema.field(column), lengths.get(column), fill.get(column), codecs.get(column))
         for column in wanted
     }
-    file_columns = [column for column in dict.fromkeys([*wanted, *sorted(in_filter)]) if column not in found.hive]
-    return ParquetRows(
+    file_columns = [column for column in dict.fromkeys([*wanted, *in_filter]) if column not in found.hive]
+    rows = ParquetRows(
         name=found.url,
         open_filesystem=open_filesystem,
-        footer=lru_cache(maxsize=_FOOTERS_KEPT)(lambda path: _footer(open_filesystem(), path)),
-        row_groups=row_groups,
+        footer=_Footers(open_filesystem),
+        row_groups=found.row_groups,
         schema=pa.schema([schema.field(column) for column in wanted]),
         decoders=decoders,
         file_columns=tuple(file_columns),
-        filter=expression,
+        filter=pq.filters_to_expression(conjunctions) if conjunctions else None,
+        filter_columns=tuple(column for column in in_filter if column not in found.hive),
         cache=cache,
         verify=verify,
     )
-
-
-def _only_matching(
-    filesystem: Any, row_groups: Sequence[RowGroup], schema: pa.Schema, expression: pyarrow.dataset.Expression
-) -> tuple[RowGroup, ...]:
-    """The row groups that hold matching rows, with how many: what statistics rule out is not read, the rest counted."""
-    is_local = isinstance(filesystem, petastorm_on_arrow.LocalFileSystem)
-    arrow_fs = pa.fs.LocalFileSystem() if is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem))
-    files: dict[str, list[RowGroup]] = {}
-    for row_group in row_groups:
-        files.setdefault(row_group.path, []).append(row_group)
-
-    def matching(path: str) -> list[RowGroup]:
-        hive = [pyarrow.dataset.field(name) == value for name, value in files[path][0].hive.items()]
-        partition = None
-        for condition in hive:
-            partition = condition if partition is None else partition & condition
-        fragment = pyarrow.dataset.ParquetFileFormat().make_fragment(path, arrow_fs, partition_expression=partition)
-        counts = {
-            piece.row_groups[0].id: piece.count_rows(filter=expression, schema=schema)
-            for piece in fragment.split_by_row_group(expression, schema=schema)
-        }
-        return [replace(of, num_rows=counts[of.index]) for of in files[path] if counts.get(of.index)]
-
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        return tuple(row_group for found in pool.map(matching, files) for row_group in found)
-
-
-class _Widths:
-    """About how many bytes the decoded columns of a row group take."""
-
-    def __init__(self, schema: pa.Schema, lengths: Mapping[str, int], codecs: Mapping[str, Codec]):
-        self._width = {
-            field.name: decoded_width(field, length=lengths.get(field.name), codec=codecs.get(field.name))
-            for field in schema
-        }
-
-    def of(self, row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
-        varying = {column for column in columns if self._width[column] is None}
-        size = row_group.num_rows * sum(self._width[column] or 8 for column in columns)
-        for number in range(row_group.num_columns) if varying else ():
-            leaf = row_group.column(number)
-            if leaf.path_in_schema.split(".")[0] in varying:
-                size += leaf.total_uncompressed_size
-        return int(size)
+    return replace(rows, row_groups=only_matching(rows, schema, conjunctions)) if conjunctions else rows
 
 
 def _codecs(unischema: Any) -> dict[str, Codec]:
@@ -229,13 +186,33 @@ def _codecs(unischema: Any) -> dict[str, Codec]:
     for name, entry in unischema.fields.items() if unischema else ():
         if entry.codec is None or entry.shape == ():
             continue
-        if None in entry.shape:
-            raise UserError(
-                f"column {name!r} has the shape {entry.shape} in the Unischema: rows of a batch need one shape. Write "
-                "arrays of one size, and say which in the Unischema that you read with."
-            )
         codecs[name] = Codec(partial(entry.codec.decode, entry), np.dtype(entry.numpy_dtype), tuple(entry.shape))
     return codecs
+
+
+def _first_value(filesystem: Any, pieces: Sequence[Any], column: str) -> bytes | None:
+    """Of a column of encoded arrays: it says how large they are where their Unischema does not."""
+    for piece in pieces:
+        with pq.ParquetFile(filesystem.open(piece.path, "rb")) as file:
+            for index in range(file.num_row_groups):
+                values = file.read_row_group(index, columns=[column], use_threads=False).column(column).drop_null()
+                if len(values):
+                    return values[0].as_py()
+    return None
+
+
+class _Footers:
+    """The footers asked for last, by path; sent to another process, it begins with none."""
+
+    def __init__(self, open_filesystem: Callable[[], Any]):
+        self._open_filesystem = open_filesystem
+        self._footer = lru_cache(maxsize=_FOOTERS_KEPT)(lambda path: _footer(open_filesystem(), path))
+
+    def __call__(self, path: str) -> pq.FileMetaData:
+        return self._footer(path)
+
+    def __reduce__(self) -> tuple:
+        return _Footers, (self._open_filesystem,)
 
 
 def _filesystem_of_process(url: str) -> Any:
@@ -251,10 +228,17 @@ def _filesystem_of(url: str, _process: int) -> Any:
 def _filesystem(url: str) -> tuple[Any, str]:
     """petastorm's file system for a path or URL, and the path in it."""
     there = fsspec_url(absolute(url))
+    if "://" not in there:  # as it is: a URL would end at a "#" or "?" in a folder's name
+        return petastorm_on_arrow.LocalFileSystem(), there
+    if there.startswith("file://"):
+        local = petastorm_on_arrow.LocalFileSystem()
+        return local, local._strip_protocol(there)
     try:
-        return get_filesystem_and_path_or_paths(there if "://" in there else f"file://{there}")
+        return get_filesystem_and_path_or_paths(there)
     except ImportError as error:
         raise UserError(f"{url}: {error}: install the package that fsspec names for it.") from None
+    except ValueError as error:
+        raise UserError(f"{url} cannot be opened: {error}.") from None
 
 
 def _footer(filesystem: Any, path: str) -> pq.FileMetaData:
@@ -269,15 +253,6 @@ def _version(filesystem: Any, path: str) -> str:
         return str(filesystem.ukey(path))
     except Exception:
         return str(filesystem.size(path))
-
-
-def _known(columns: Any, schema: pa.Schema, where: str) -> None:
-    for column in columns:
-        if column not in schema.names:
-            raise UserError(
-                f"{where}: there is no column {column!r}{nearest(column, schema.names)}; "
-                f"it has {', '.join(schema.names)}."
-            )
 
 
 def _same_columns(

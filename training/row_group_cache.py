@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-_UNFINISHED = ".unfinished"
+_FINISHED, _UNFINISHED = ".arrow", ".unfinished"
 _UNFINISHED_IS_DEBRIS_AFTER_S = 3600.0
 
 
@@ -39,8 +39,8 @@ class RowGroupCache:
     def get(self, key: tuple[object, ...], fetch: Callable[[], pa.Table]) -> pa.Table:
         """The table of this key: from the folder, or fetched and kept. `key` must change when the content does."""
         name = hashlib.sha256(repr(key).encode()).hexdigest()
-        path = self.folder / f"{name}.arrow"
-        with contextlib.suppress(OSError, pa.ArrowInvalid):
+        path = self.folder / f"{name}{_FINISHED}"
+        with contextlib.suppress(OSError, pa.ArrowException):
             table = _read(path)
             os.utime(path)  # used now
             return table
@@ -50,24 +50,25 @@ class RowGroupCache:
         return table
 
     def _keep(self, path: Path, table: pa.Table) -> None:
-        self._make_room(table.nbytes)
         unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
         try:
             with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
+            self._make_room(unfinished.stat().st_size)
             os.replace(unfinished, path)
         except OSError:  # a full disk slows the feed and does not stop it
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
     def _make_room(self, wanted: int) -> None:
-        """Evict what was used longest ago, and what a process that was killed left unfinished."""
+        """Evict what was used longest ago, and what a process that was killed left unfinished; nobody else's files."""
         found = []
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):  # another process evicts too
                 stat = entry.stat()
-                if not entry.name.endswith(_UNFINISHED):
+                if entry.name.endswith(_FINISHED):
                     found.append((stat.st_mtime, stat.st_size, entry.path))
-                elif time.time() - stat.st_mtime > _UNFINISHED_IS_DEBRIS_AFTER_S:
+                elif entry.name.endswith(_UNFINISHED) and time.time() - stat.st_mtime > _UNFINISHED_IS_DEBRIS_AFTER_S:
                     os.unlink(entry.path)
         held = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):

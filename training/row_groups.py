@@ -46,6 +46,8 @@ class RowGroupColumns:
     num_rows: int
     fixed: Columns
     ragged: dict[str, pa.Array]
+    names: tuple[str, ...]
+    """All of them, in the order asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class ParquetRows:
     file_columns: tuple[str, ...]
     """The columns to be read from a file: without those of hive folders, with those that only the filter needs."""
     filter: pyarrow.dataset.Expression | None = None
+    filter_columns: tuple[str, ...] = ()
+    """Those of `file_columns` that the filter asks about."""
     cache: RowGroupCache | None = None
     verify: Verify = "first"
     _verified: set[int] = field(default_factory=set)
@@ -94,6 +98,12 @@ class ParquetRows:
             )
         return self._decoded(table, str(row_group))
 
+    def count(self, number: int) -> int:
+        """Rows of a row group that the filter lets through; only what it asks about is read."""
+        row_group = self.row_groups[number]
+        table = self._from_file(row_group, self.filter_columns, verify=False)
+        return _with_folders(table, row_group).filter(self.filter).num_rows
+
     def empty(self) -> RowGroupColumns:
         """No rows, with the types and shapes of all columns."""
         return self._decoded(self.schema.empty_table(), self.name)
@@ -115,7 +125,7 @@ class ParquetRows:
                 fixed[name] = np.ascontiguousarray(column)
             else:
                 ragged[name] = column
-        return RowGroupColumns(table.num_rows, fixed, ragged)
+        return RowGroupColumns(table.num_rows, fixed, ragged, tuple(self.schema.names))
 
     def _table(self, number: int, row_group: RowGroup) -> pa.Table:
         verify = self.verify == "always" or (self.verify == "first" and number not in self._verified)
@@ -125,9 +135,7 @@ class ParquetRows:
             key = (row_group.path, row_group.version, row_group.index, *self.file_columns)
             table = self.cache.get(key, lambda: self._from_file(row_group, self.file_columns, verify=True))
         self._verified.add(number)
-        for name, value in row_group.hive.items():
-            table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
-        return table
+        return _with_folders(table, row_group)
 
     def _from_file(self, row_group: RowGroup, columns: Sequence[str], *, verify: bool) -> pa.Table:
         try:
@@ -158,3 +166,9 @@ class ParquetRows:
         return pq.ParquetFile(
             source, metadata=self.footer(path), pre_buffer=not is_local, page_checksum_verification=verify
         )
+
+
+def _with_folders(table: pa.Table, row_group: RowGroup) -> pa.Table:
+    for name, value in row_group.hive.items():
+        table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
+    return table

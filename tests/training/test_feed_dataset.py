@@ -40,7 +40,7 @@ def feed(url: str, **settings: Any) -> Feed:
 
 
 def loader(over: Feed, num_workers: int, **options: Any) -> DataLoader:
-    return DataLoader(FeedDataset(over), batch_size=None, num_workers=num_workers, **options)
+    return DataLoader(FeedDataset(over, num_workers=num_workers), batch_size=None, num_workers=num_workers, **options)
 
 
 def row_ids(batches: Sequence[Batch]) -> list[int]:
