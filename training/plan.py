@@ -28,16 +28,16 @@ SLAB_ROWS = 1 << 13
 then stays in the processor's cache."""
 
 _FEWEST_LANES, _MOST_LANES, _FEWEST_LANES_PER_RANK = 8, 32, 4
-_ROW_GROUPS_PER_LANE = 4  # the first batch waits for a row group of each lane: a quarter of the epoch at most
+_ROW_GROUPS_PER_LANE = 8  # the first batch waits for a row group of each lane: an eighth of the epoch at most
 _ORDER_OF_ROW_GROUPS, _ORDER_OF_ROWS, _ORDER_IN_SLABS = 0, 1, 2  # streams of the seed
 
 Ints = NDArray[np.int64]
 
 
 def default_lanes(world_size: int, *, num_row_groups: int, lanes_in_memory: int, shuffle: bool = True) -> int:
-    """8 to 32 lanes, one for every 4 row groups, at least 4 a rank; fewer where a rank's memory holds fewer.
+    """8 to 32 lanes, one for every 8 row groups, at least 4 a rank; fewer where a rank's memory holds fewer.
 
-    The same for 1 and 2 ranks, and from 128 row groups on for up to 8 ranks, which then see the same global batches.
+    The same for 1 and 2 ranks, and from 256 row groups on for up to 8 ranks, which then see the same global batches.
     Unshuffled, each rank has one lane, and one rank gets the rows in the order of the files.
     """
     if not shuffle:

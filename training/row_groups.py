@@ -83,12 +83,8 @@ class ParquetRows:
         """
         row_group = self.row_groups[number]
         table = self._table(number, row_group)
-        for name in self.schema.names:
-            if not same_type(table.field(name).type, self.schema.field(name).type):
-                raise SnapshotDamaged(
-                    f"{row_group}, column {name!r}: its type is {table.field(name).type}, "
-                    f"in the first file it is {self.schema.field(name).type}."
-                )
+        if not self.schema.equals(table.schema):  # one comparison where all is as in the first file
+            self._check_types(table.schema, row_group)
         if self.filter is not None:
             table = table.filter(self.filter)
         if table.num_rows != row_group.num_rows:
@@ -97,6 +93,14 @@ class ParquetRows:
                 "the file was changed, or its manifest."
             )
         return self._decoded(table, str(row_group))
+
+    def _check_types(self, found: pa.Schema, row_group: RowGroup) -> None:
+        for name in self.schema.names:
+            if not same_type(found.field(name).type, self.schema.field(name).type):
+                raise SnapshotDamaged(
+                    f"{row_group}, column {name!r}: its type is {found.field(name).type}, "
+                    f"in the first file it is {self.schema.field(name).type}."
+                )
 
     def count(self, number: int) -> int:
         """Rows of a row group that the filter lets through; only what it asks about is read."""
@@ -111,10 +115,8 @@ class ParquetRows:
     def _decoded(self, table: pa.Table, where: str) -> RowGroupColumns:
         fixed, ragged = Columns(), {}
         for name in self.schema.names:
-            chunks = table.column(name).chunks
-            array = (
-                chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks or [pa.array([], table.field(name).type)])
-            )
+            chunked = table.column(name)
+            array = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
             try:
                 column: Decoded = self.decoders[name](array)
             except ColumnRefused as refused:
@@ -144,9 +146,11 @@ class ParquetRows:
                     raise SnapshotDamaged(
                         f"{row_group}: the file has {file.num_row_groups} row groups: it was changed."
                     )
-                if missing := set(columns) - set(file.schema_arrow.names):
-                    raise SnapshotDamaged(f"{row_group}, column {min(missing)!r}: the file has no such column.")
-                return file.read_row_group(row_group.index, columns=list(columns), use_threads=False)
+                table = file.read_row_group(row_group.index, columns=list(columns), use_threads=False)
+            if len(table.column_names) < len(columns):
+                missing = min(set(columns) - set(table.column_names))
+                raise SnapshotDamaged(f"{row_group}, column {missing!r}: the file has no such column.")
+            return table
         except SnapshotDamaged:
             raise
         except FileNotFoundError as error:
