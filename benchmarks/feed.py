@@ -104,13 +104,18 @@ def own(what: str, data: Path, *, title: str = "", **settings: int) -> Competito
 def peer(name: str, data: Path, formats: Path, *, workers: int) -> Competitor:
     """A loader of benchmarks/feed_peers, its format written."""
     loader = LOADERS[name]
-    python = sys.executable if loader.environment == "main" else str(_PEERS_ENVIRONMENT / "bin" / "python")
+    python = _python(name)
     rows = ["--rows", str(ROWS_OF_SLOW[name])] if name in ROWS_OF_SLOW else []
     where = [name, "--data", str(data), "--formats", str(formats), *rows]
     subprocess.run([python, "-m", "benchmarks.feed_peers.prepare", *where], cwd=ROOT, check=True)
     settings = ["--batch-size", str(BATCH_SIZE), "--workers", str(workers)]
     command = [python, "-m", "benchmarks.feed_peers.worker", *where, *settings]
     return Competitor(loader.title, command, basis=loader.basis)
+
+
+def _python(name: str) -> str:
+    """The interpreter of a peer's environment."""
+    return sys.executable if LOADERS[name].environment == "main" else str(_PEERS_ENVIRONMENT / "bin" / "python")
 
 
 def take_turns(competitors: Sequence[Competitor], *, rounds: int, bar: Progress, name: str) -> None:
@@ -161,8 +166,8 @@ def speed(data: Path, formats: Path, peers: Sequence[str], *, rounds: int, bar: 
         "ratio_of_cpu_to_arrow_scan": scan.cpu_ns_per_row / feed.cpu_ns_per_row,
         "ratio_to_petastorm_batched": over(["petastorm_batched"]),
         "ratio_to_petastorm_loader": over(["petastorm_loader"]),
-        "ratio_to_fastest_row_based": over(["mosaic", "litdata", "webdataset"]),
-        "ratio_to_fastest_column_based": over(["datasets", "ray"]),
+        "ratio_to_fastest_row_based": over([name for name in peers if LOADERS[name].basis == "rows"]),
+        "ratio_to_fastest_column_based": over([name for name in peers if LOADERS[name].basis == "columns"]),
         "rows_per_s_by_loader": {name: other.rows_per_s for name, other in others.items()},
         "rows_per_s_by_threads": {"1": feed.rows_per_s, "2": feed_2.rows_per_s},
     }
@@ -224,19 +229,16 @@ def shuffles(data: Path, formats: Path, peers: Sequence[str]) -> dict[str, Any]:
         "full permutation": np.random.default_rng(0).permutation(_SORTED_ROWS),
         "file order": np.arange(_SORTED_ROWS),
     }
-    wanted = {"Headrace": ("headrace", "main")}
-    wanted |= {
-        LOADERS[name].title: (name, LOADERS[name].environment)
-        for name in ("mosaic", "petastorm_batched")
-        if name in peers
-    }
-    for title, (name, environment) in wanted.items():
-        python = sys.executable if environment == "main" else str(_PEERS_ENVIRONMENT / "bin" / "python")
-        to = formats / f"order-{name}.npy"
-        module = "benchmarks.feed_own" if name == "headrace" else "benchmarks.feed_peers.order"
-        where = ["--data", str(data), "--to", str(to), *([] if name == "headrace" else ["--formats", str(formats)])]
-        what = "order" if name == "headrace" else name
-        subprocess.run([python, "-m", module, what, *where], cwd=ROOT, check=True)
+    to = formats / "order.npy"
+    where = ["--data", str(data), "--to", str(to)]
+    own_order = [sys.executable, "-m", "benchmarks.feed_own", "order", *where]
+    commands = {"Headrace": own_order, "Headrace, 64 lanes": [*own_order, "--lanes", "64"]}
+    for name in ("mosaic", "petastorm_batched"):
+        if name in peers:
+            module = [_python(name), "-m", "benchmarks.feed_peers.order"]
+            commands[LOADERS[name].title] = [*module, name, *where, "--formats", str(formats)]
+    for title, command in commands.items():
+        subprocess.run(command, cwd=ROOT, check=True)
         orders[title] = np.load(to, allow_pickle=False)
     qualities: dict[str, ShuffleQuality] = {
         title: shuffle_quality(order, label, batch_size=_SORTED_BATCH) for title, order in orders.items()

@@ -101,8 +101,8 @@ def resume(folder: Path, *, batch_size: int) -> None:
     print(json.dumps({"rows": feed.rows.num_rows, "since_opening_s": now - opened, "since_start_s": now - began}))
 
 
-def order(folder: Path, to: Path, *, batch_size: int) -> None:
-    feed = Feed(open_folder(str(folder), columns=["row_id"]), batch_size_per_rank=batch_size)
+def order(folder: Path, to: Path, *, batch_size: int, num_lanes: int | None) -> None:
+    feed = Feed(open_folder(str(folder), columns=["row_id"]), batch_size_per_rank=batch_size, num_lanes=num_lanes)
     np.save(to, np.concatenate([batch["row_id"].numpy() for batch in feed]))
 
 
@@ -111,6 +111,7 @@ def main() -> None:
     command.add_argument("what", choices=("scan", "headrace", "resume", "order"))
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--to", type=Path)
+    command.add_argument("--lanes", type=int)
     command.add_argument("--threads", type=int, default=1)
     command.add_argument("--batch-size", type=int, default=16384)
     command.add_argument("--memory-mb", type=int, default=512)
@@ -122,7 +123,7 @@ def main() -> None:
     if given.what == "scan":
         answer(scan(given.data, threads=given.threads))
     elif given.what == "order":
-        order(given.data, given.to, batch_size=1000)
+        order(given.data, given.to, batch_size=1000, num_lanes=given.lanes)
     elif given.what == "resume":
         resume(given.data, batch_size=given.batch_size)
     else:

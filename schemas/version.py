@@ -6,11 +6,11 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 def code_version() -> str:
-    """For example `0.1.0+g1a2b3c4`, or `0.1.0` outside a checkout."""
+    """For example `0.2.0+g1a2b3c4`, or `0.2.0` outside a checkout."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return VERSION
