@@ -170,7 +170,7 @@ class Feed:
             [read.row_group for read in reads],
             [self.rows.row_groups[read.row_group].decoded_bytes for read in reads],
             threads=self.workers,
-            max_bytes=plan.num_lanes // plan.world_size * self._row_group_bytes(),
+            max_bytes=(self._memory(plan.num_lanes) - _BLOCKS_AT_ONCE * self._block_bytes()) // 2,
         )
         blocks = Blocks(
             plan, self.rank, reads, arriving, self.rows.empty(),
@@ -196,10 +196,13 @@ class Feed:
                     f"fit the feed's {self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes or use fewer lanes."
                 )
             return self._wanted_lanes
+        in_memory = free // (2 * row_group)
         return default_lanes(
             self.world_size,
-            num_row_groups=len(self.rows.row_groups),
-            lanes_in_memory=free // (2 * row_group),
+            row_group_bytes=row_group,
+            # Where memory holds all row groups twice, there may be more lanes than row groups.
+            lanes_in_memory=in_memory if in_memory < len(self.rows.row_groups) else 1 << 30,
+            batch_size_per_rank=self.batch_size_per_rank,
             shuffle=self.shuffle,
         )
 
@@ -207,7 +210,7 @@ class Feed:
         return self._memory(num_lanes) <= self.memory_bytes
 
     def _memory(self, num_lanes: int) -> int:
-        lanes = -(-num_lanes // self.world_size)
+        lanes = min(-(-num_lanes // self.world_size), max(1, len(self.rows.row_groups)))
         return 2 * lanes * self._row_group_bytes() + _BLOCKS_AT_ONCE * self._block_bytes()
 
     def _row_group_bytes(self) -> int:

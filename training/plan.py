@@ -27,24 +27,27 @@ SLAB_ROWS = 1 << 13
 """Rows of a row group are permuted within slabs of this many, and slabs come in random order: what is gathered from
 then stays in the processor's cache."""
 
-_FEWEST_LANES, _MOST_LANES, _FEWEST_LANES_PER_RANK = 8, 32, 4
-_ROW_GROUPS_PER_LANE = 8  # the first batch waits for a row group of each lane: an eighth of the epoch at most
+_FEWEST_LANES, _MOST_LANES, _FEWEST_LANES_PER_RANK = 8, 64, 4
+_FIRST_BATCH_BYTES = 1 << 27  # the first batch waits for a row group of each lane: for as long as this takes to read
 _ORDER_OF_ROW_GROUPS, _ORDER_OF_ROWS, _ORDER_IN_SLABS = 0, 1, 2  # streams of the seed
 
 Ints = NDArray[np.int64]
 
 
-def default_lanes(world_size: int, *, num_row_groups: int, lanes_in_memory: int, shuffle: bool = True) -> int:
-    """8 to 32 lanes, one for every 8 row groups, at least 4 a rank; fewer where a rank's memory holds fewer.
+def default_lanes(
+    world_size: int, *, row_group_bytes: int, lanes_in_memory: int, batch_size_per_rank: int, shuffle: bool = True
+) -> int:
+    """As many lanes as 128 MB of row groups, from 8 to 64, and at least 4 a rank.
 
-    The same for 1 and 2 ranks, and from 256 row groups on for up to 8 ranks, which then see the same global batches.
-    Unshuffled, each rank has one lane, and one rank gets the rows in the order of the files.
+    Fewer where a rank's memory holds fewer, or where its batches have fewer rows. The same for as many ranks as find 4
+    lanes each, which then see the same global batches. Unshuffled, each rank has one lane, and one rank gets the rows
+    in the order of the files.
     """
     if not shuffle:
         return world_size
-    wanted = max(_FEWEST_LANES, min(_MOST_LANES, _power_of_two(num_row_groups // _ROW_GROUPS_PER_LANE)))
+    wanted = max(_FEWEST_LANES, min(_MOST_LANES, _power_of_two(_FIRST_BATCH_BYTES // row_group_bytes)))
     per_rank = max(wanted // world_size, _FEWEST_LANES_PER_RANK)
-    return world_size * min(per_rank, _power_of_two(lanes_in_memory))
+    return world_size * min(per_rank, _power_of_two(lanes_in_memory), _power_of_two(batch_size_per_rank))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,11 +94,8 @@ def _layout(snapshot: Snapshot, split: str, world_size: int, batch_size: int, me
     row_groups = len(feed.rows.row_groups)
     last = plan.global_rows(plan.num_steps - 1)
     warnings = []
-    if split == "train" and row_groups < plan.num_lanes:
-        warnings.append(
-            f"{row_groups} row groups for {plan.num_lanes} lanes: ranks read the same row groups, and fewer places are "
-            "mixed; prepare with smaller row groups"
-        )
+    if row_groups < world_size:
+        warnings.append(f"{row_groups} row groups for {world_size} ranks: several read the same one")
     if skew > _MOST_SKEW:
         warnings.append(f"the largest file has {skew:.2f} times the rows of the mean one; the feed evens that out")
     if last < world_size:

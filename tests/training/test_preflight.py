@@ -69,9 +69,10 @@ def test_the_layout_counts_steps_and_names_what_does_not_fit(tmp_path):
     assert (train.rows, train.files, train.row_groups, train.largest_row_group) == (1000, 2, 10, 100)
     assert (train.steps, train.last_global_batch) == (21, 1000 - 20 * 48)
     assert train.file_skew == pytest.approx(1.8)
-    assert train.lanes == 12
-    assert len(train.warnings) == 2  # 10 row groups for 12 lanes; one file of 900 rows beside one of 100
+    assert train.lanes == 48  # 64 // 3 a rank, and no more than a batch has rows
+    assert len(train.warnings) == 1  # one file of 900 rows beside one of 100
     assert (valid.rows, valid.steps, valid.lanes) == (40, 1, 3)
+    assert valid.warnings == ("1 row groups for 3 ranks: several read the same one",)
 
 
 def test_row_groups_that_do_not_fit_the_memory_are_refused_with_what_to_do(tmp_path):

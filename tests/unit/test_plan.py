@@ -288,42 +288,48 @@ def test_with_full_steps_a_row_group_is_read_once_and_once_more_for_each_border_
 
 
 @pytest.mark.parametrize(
-    ("world_size", "num_row_groups", "lanes"),
+    ("world_size", "megabytes", "lanes"),
     [
-        (1, 1, 8),  # 8 at least
-        (2, 1, 8),
-        (3, 1, 12),  # 4 a rank at least
-        (4, 1, 16),
-        (8, 1, 32),
-        (16, 1, 64),
-        (1, 127, 8),
-        (1, 128, 16),  # one for every 8 row groups, in powers of two
-        (2, 128, 16),
-        (3, 128, 15),  # 16 // 3 = 5 a rank
-        (4, 128, 16),
-        (8, 128, 32),
-        (1, 255, 16),
-        (1, 256, 32),
-        (2, 256, 32),
-        (3, 256, 30),
-        (4, 256, 32),
-        (8, 256, 32),
-        (16, 256, 64),
-        (1, 100_000, 32),  # 32 at most
+        (1, 1000, 8),  # 8 at least
+        (2, 1000, 8),
+        (3, 1000, 12),  # 4 a rank at least
+        (4, 1000, 16),
+        (8, 1000, 32),
+        (16, 1000, 64),
+        (1, 10, 8),
+        (1, 8, 16),  # as many as 128 MiB of row groups, in powers of two
+        (2, 8, 16),
+        (3, 8, 15),  # 16 // 3 = 5 a rank
+        (4, 8, 16),
+        (8, 8, 32),
+        (1, 2, 64),
+        (2, 2, 64),
+        (3, 2, 63),
+        (16, 2, 64),
+        (32, 2, 128),
+        (1, 0.001, 64),  # 64 at most
     ],
 )
-def test_default_lanes(world_size, num_row_groups, lanes):
-    assert default_lanes(world_size, num_row_groups=num_row_groups, lanes_in_memory=1000) == lanes
+def test_default_lanes(world_size, megabytes, lanes):
+    row_groups = {"row_group_bytes": int(megabytes * 2**20), "lanes_in_memory": 1000}
+    assert default_lanes(world_size, **row_groups, batch_size_per_rank=1000) == lanes
 
 
-@pytest.mark.parametrize(("in_memory", "lanes"), [(0, 3), (1, 3), (2, 6), (3, 6), (4, 12), (7, 12), (8, 24), (99, 30)])
+def test_a_lane_gives_a_row_to_each_step_of_its_rank():
+    settings = {"row_group_bytes": 1000, "lanes_in_memory": 1000}
+    assert [default_lanes(2, **settings, batch_size_per_rank=rows) for rows in (1, 2, 7, 8, 40)] == [2, 4, 8, 16, 64]
+
+
+@pytest.mark.parametrize(("in_memory", "lanes"), [(0, 3), (1, 3), (2, 6), (3, 6), (4, 12), (7, 12), (8, 24), (99, 63)])
 def test_memory_bounds_the_lanes_of_each_rank(in_memory, lanes):
-    assert default_lanes(3, num_row_groups=256, lanes_in_memory=in_memory) == lanes
+    assert default_lanes(3, row_group_bytes=1000, lanes_in_memory=in_memory, batch_size_per_rank=100) == lanes
 
 
 def test_unshuffled_each_rank_has_one_lane():
     for world_size in (1, 2, 7):
-        lanes = default_lanes(world_size, num_row_groups=500, lanes_in_memory=100, shuffle=False)
+        lanes = default_lanes(
+            world_size, row_group_bytes=1000, lanes_in_memory=100, batch_size_per_rank=100, shuffle=False
+        )
         assert lanes == world_size
 
 
