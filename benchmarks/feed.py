@@ -234,7 +234,7 @@ def shuffles(data: Path, formats: Path, peers: Sequence[str]) -> dict[str, Any]:
     to = formats / "order.npy"
     where = ["--data", str(data), "--to", str(to)]
     own_order = [sys.executable, "-m", "benchmarks.feed_own", "order", *where]
-    commands = {"Headrace": own_order, "Headrace, 64 lanes": [*own_order, "--lanes", "64"]}
+    commands = {"Headrace": own_order, "Headrace, 8 lanes": [*own_order, "--lanes", "8"]}
     for name in ("mosaic", "petastorm_batched"):
         if name in peers:
             module = [_python(name), "-m", "benchmarks.feed_peers.order"]
