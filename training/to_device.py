@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from training.batch import Column, Ragged
 from training.blocks import Allocate, Block
@@ -22,10 +21,11 @@ def allocator(device: torch.device) -> Allocate:
 class _OnItsWay(Block):
     """A block whose copy was begun on a stream of its own; whoever takes its batches waits for the copy on the GPU."""
 
+    device: torch.device
     copied: torch.cuda.Event
 
     def batches(self) -> Iterator[dict[str, Column]]:
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self.device)
         current.wait_event(self.copied)
         for column in self.columns.values():
             for tensor in (column.values, column.offsets) if isinstance(column, Ragged) else (column,):
@@ -35,23 +35,23 @@ class _OnItsWay(Block):
 
 def moved(blocks: Iterator[Block], device: torch.device) -> Iterator[Block]:
     """The blocks on `device`; on the CPU the very same."""
-    if device.type == "cpu":
+    if device.type != "cuda":
         yield from blocks
         return
     stream = torch.cuda.Stream(device)
     for block in blocks:
+        columns: dict[str, Column] = {}
+        copied = torch.cuda.Event()
         with torch.cuda.stream(stream):
-            columns: dict[str, Column] = {
-                name: column.pin_memory().to(device, non_blocking=True)
-                if isinstance(column, Ragged)
-                else _copied(column, device)
-                for name, column in block.columns.items()
-            }
-            copied = torch.cuda.Event()
+            for name, column in block.columns.items():
+                pinned = column.pin_memory() if isinstance(column, Ragged) else column  # tensors were made so
+                columns[name] = pinned.to(device, non_blocking=True)
             copied.record(stream)
-        moving = replace(block, columns=columns)
-        yield _OnItsWay(**{name: getattr(moving, name) for name in Block.__dataclass_fields__}, copied=copied)
-
-
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)
+        yield _OnItsWay(
+            first_step=block.first_step,
+            num_steps=block.num_steps,
+            batch_rows=block.batch_rows,
+            columns=columns,
+            device=device,
+            copied=copied,
+        )
