@@ -105,7 +105,7 @@ def test_training_learns_which_half_of_the_items_a_user_takes(url, tmp_path, nam
 def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, name):
     learner = trainer(url, small(name))
     feed = learner.feed("train", (*learner.retriever.columns, "row_id", "item_idx"))
-    batch = next(iter(feed.epoch()))
+    batch = next(iter(feed))
     empty = Batch(
         columns={column: values[:0] for column, values in batch.columns.items()},
         positions=batch.positions[:0],
