@@ -58,7 +58,7 @@ class Blocks:
         self, plan: EpochPlan, rank: int, reads: list[Read], arriving: Generator[RowGroupColumns, None, None],
         nothing: RowGroupColumns, *, block_rows: int, allocate: Allocate,
     ):  # fmt: skip
-        self._plan, self._rank, self._reads = plan, rank, reads
+        self._plan, self._reads = plan, reads
         self._arriving, self._nothing, self._allocate = arriving, nothing, allocate
         self._steps_per_block = max(1, block_rows // plan.batch_size_per_rank)
         self._arrived: dict[int, _Arrived] = {}

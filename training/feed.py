@@ -56,12 +56,8 @@ class Feed:
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} of {world_size} ranks: ranks count from 0 to world_size - 1.")
         self.rows, self.rank, self.world_size = rows, rank, world_size
-        self.batch_size_per_rank, self.seed, self.shuffle, self.drop_last = (
-            batch_size_per_rank,
-            seed,
-            shuffle,
-            drop_last,
-        )
+        self.batch_size_per_rank, self.drop_last = batch_size_per_rank, drop_last
+        self.seed, self.shuffle = seed, shuffle
         self.workers, self.memory_bytes, self.device = workers, memory_bytes, torch.device(device)
         self._wanted_lanes = num_lanes
         self._epoch, self._step = 0, 0
@@ -170,7 +166,7 @@ class Feed:
             [read.row_group for read in reads],
             [self.rows.row_groups[read.row_group].decoded_bytes for read in reads],
             threads=self.workers,
-            max_bytes=(self._memory(plan.num_lanes) - _BLOCKS_AT_ONCE * self._block_bytes()) // 2,
+            max_bytes=self._lanes_bytes(plan.num_lanes),
         )
         blocks = Blocks(
             plan, self.rank, reads, arriving, self.rows.empty(),
@@ -180,13 +176,11 @@ class Feed:
         return iter(in_background(blocks, depth=1)) if self.workers else blocks
 
     def _default_lanes(self) -> int:
-        free = self.memory_bytes - _BLOCKS_AT_ONCE * self._block_bytes()
         row_group = self._row_group_bytes()
-        if free < 2 * row_group:
-            needed = 2 * row_group + _BLOCKS_AT_ONCE * self._block_bytes()
+        if not self._fits_memory(1):
             raise UserError(
                 f"{self.rows.name}: its largest row group takes {row_group / 1e6:,.0f} MB; reading one while another "
-                f"is used takes {needed / 1e6:,.0f} MB, and the feed may have "
+                f"is used takes {self._memory(1) / 1e6:,.0f} MB, and the feed may have "
                 f"{self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes, read fewer columns, or write smaller groups."
             )
         if self._wanted_lanes is not None:
@@ -196,7 +190,7 @@ class Feed:
                     f"fit the feed's {self.memory_bytes / 1e6:,.0f} MB: raise memory_bytes or use fewer lanes."
                 )
             return self._wanted_lanes
-        in_memory = free // (2 * row_group)
+        in_memory = (self.memory_bytes - _BLOCKS_AT_ONCE * self._block_bytes()) // (2 * row_group)
         return default_lanes(
             self.world_size,
             row_group_bytes=row_group,
@@ -210,8 +204,12 @@ class Feed:
         return self._memory(num_lanes) <= self.memory_bytes
 
     def _memory(self, num_lanes: int) -> int:
+        """The lanes' row groups, as many that are read ahead, and the blocks."""
+        return 2 * self._lanes_bytes(num_lanes) + _BLOCKS_AT_ONCE * self._block_bytes()
+
+    def _lanes_bytes(self, num_lanes: int) -> int:
         lanes = min(-(-num_lanes // self.world_size), max(1, len(self.rows.row_groups)))
-        return 2 * lanes * self._row_group_bytes() + _BLOCKS_AT_ONCE * self._block_bytes()
+        return lanes * self._row_group_bytes()
 
     def _row_group_bytes(self) -> int:
         """Of the largest row group, decoded."""

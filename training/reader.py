@@ -33,7 +33,6 @@ from petastorm.etl.dataset_metadata import load_row_groups  # noqa: E402
 from petastorm.fs_utils import get_filesystem_and_path_or_paths  # noqa: E402
 
 _FOOTERS_KEPT = 64  # a footer of 40 columns and 16 row groups takes 0.2 MB
-_FOOTERS_AT_ONCE = 16
 
 
 def open_folder(
