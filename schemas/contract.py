@@ -18,18 +18,33 @@ from schemas.settings import Strict, digest_of, parse_model, read_yaml
 CATALOG = files("schemas") / "catalog"  # no Path: on a Spark cluster this code is read from a zip
 
 ColumnType = Literal["string", "int32", "int64", "float32", "float64", "boolean", "timestamp_ms", "list<string>"]
-Role = Literal["user", "item", "event_time", "label", "weight", "propensity", "categorical", "numeric", "title", "none"]
+Role = Literal[
+    "user",
+    "item",
+    "event_time",
+    "valid_from",
+    "label",
+    "weight",
+    "propensity",
+    "categorical",
+    "numeric",
+    "text",
+    "title",
+    "none",
+]
 TableName = Literal["events", "items", "users"]
 TABLES: tuple[TableName, ...] = ("events", "items", "users")
 
 # A role that a column cannot play with another type; roles not named here take any type.
 _TYPES_OF_ROLE: dict[str, set[str]] = {
     "event_time": {"timestamp_ms"},
+    "valid_from": {"timestamp_ms"},
     "label": {"int32", "int64", "float32", "float64", "boolean"},
     "weight": {"float32", "float64"},
     "propensity": {"float32", "float64"},
     "numeric": {"int32", "int64", "float32", "float64", "boolean", "timestamp_ms"},
     "categorical": {"string", "int32", "int64", "boolean", "list<string>"},
+    "text": {"string"},
     "title": {"string"},
     "user": {"string", "int32", "int64"},
     "item": {"string", "int32", "int64"},
@@ -71,7 +86,7 @@ class Column(Strict):
         allowed = _TYPES_OF_ROLE.get(self.role)
         if allowed is not None and self.type not in allowed:
             raise ValueError(f"role {self.role!r} needs one of the types {sorted(allowed)}, not {self.type!r}")
-        if self.role in ("user", "item", "event_time") and self.nullable:
+        if self.role in ("user", "item", "event_time", "valid_from") and self.nullable:
             raise ValueError(f"a column with role {self.role!r} cannot be nullable")
         if self.range is not None and self.type in ("string", "list<string>", "boolean"):
             raise ValueError(f"a range needs a number, and the type is {self.type!r}")
@@ -129,7 +144,10 @@ class Table(Strict):
 
 
 class Contract(Strict):
-    """A data set: the log of events, and the tables of items and of users where there are any."""
+    """A data set: the log of events, and the tables of items and of users where there are any.
+
+    A log without users or items is a table of examples with labels, for rankers; it has no histories.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     meaning: str
@@ -139,21 +157,34 @@ class Contract(Strict):
 
     @model_validator(mode="after")
     def _roles_hold(self) -> Contract:
-        needed: tuple[Role, ...] = ("user", "item", "event_time")
-        for role in needed:
+        if len(self.events.with_role("event_time")) != 1:
+            count = len(self.events.with_role("event_time"))
+            raise ValueError(f"events: exactly one column must have the role 'event_time', {count} have")
+        once: tuple[Role, ...] = ("user", "item")
+        for role in once:
             count = len(self.events.with_role(role))
-            if count != 1:
-                raise ValueError(f"events: exactly one column must have the role {role!r}, {count} have")
+            if count > 1:
+                raise ValueError(f"events: one column at most may have the role {role!r}, {count} have")
+        if self.events.with_role("valid_from"):
+            raise ValueError("events: an event has an event_time; valid_from is for versions of items and users")
         entities: tuple[tuple[Table | None, Role], ...] = ((self.items, "item"), (self.users, "user"))
         for table, role in entities:
-            if table is None:
-                continue
-            named = [column.name for column in table.with_role(role)]
-            if len(named) != 1 or table.key != tuple(named):
-                raise ValueError(f"{role}s: exactly one column must have the role {role!r}, and be the key")
-            if table.the(role).type != self.events.the(role).type:
-                raise ValueError(f"{role}s: the {role} column must have the type it has in events")
+            if table is not None:
+                self._check_entities(table, role)
         return self
+
+    def _check_entities(self, table: Table, role: Role) -> None:
+        if not self.events.with_role(role):
+            raise ValueError(f"{role}s: there is such a table, but no column of events has the role {role!r}")
+        named = [column.name for column in table.with_role(role)]
+        versions = [column.name for column in table.with_role("valid_from")]
+        if len(named) != 1 or len(versions) > 1 or table.key != (*named, *versions):
+            raise ValueError(
+                f"{role}s: the key must be the one column with the role {role!r}, "
+                "followed by the one with the role 'valid_from' where rows are versions"
+            )
+        if table.the(role).type != self.events.the(role).type:
+            raise ValueError(f"{role}s: the {role} column must have the type it has in events")
 
     def tables(self) -> dict[TableName, Table]:
         return {name: table for name in TABLES if (table := getattr(self, name)) is not None}
