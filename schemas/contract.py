@@ -7,6 +7,7 @@ the inputs of a model. A user brings a log of their own by writing one contract 
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Annotated, Literal
 
@@ -76,6 +77,8 @@ class Column(Strict):
     """For timestamp_ms: `epoch_s`, `epoch_ms`, `iso8601`, or a Spark datetime pattern; read as UTC."""
     separator: str = " "
     """For list<string>: what stands between the values."""
+    references: Annotated[str | None, Field(pattern=r"^(items|users)\.[a-z][a-z0-9_]*$")] = None
+    """For a column of events: the key of another table, as in `items.item_id`, that must hold the value."""
 
     @property
     def raw_name(self) -> str:
@@ -98,18 +101,77 @@ class Column(Strict):
         return self
 
 
-class Source(Strict):
-    """How a raw table is written down: one record a line."""
+class Jdbc(Strict):
+    """Where a raw table lies in a database. The password comes from the environment or ~/.pgpass, never from here."""
 
-    format: Literal["delimited", "jsonl"] = "delimited"
+    url: Annotated[str, Field(pattern=r"^jdbc:[a-z0-9]+:")]
+    user: str | None = None
+    password_env: str = "HEADRACE_JDBC_PASSWORD"
+    """Environment variable that holds the password; ~/.pgpass is asked where it is not set."""
+    driver: str | None = None
+    """Class of the driver, where the jar does not name it itself."""
+    partition_column: str | None = None
+    """A whole number, date or time by which the table is read in `partitions` ranges from `lower` to `upper`."""
+    lower: str | int | None = None
+    upper: str | int | None = None
+    partitions: Annotated[int, Field(ge=1)] = 1
+    fetch_rows: Annotated[int, Field(ge=1)] = 10_000
+
+    @model_validator(mode="after")
+    def _ranges_are_whole(self) -> Jdbc:
+        if re.search(r"password|://[^/]*:[^/]*@", self.url, re.IGNORECASE):
+            raise ValueError(f"the url holds a password: take it out, and set {self.password_env} or ~/.pgpass")
+        ranges = (self.partition_column, self.lower, self.upper)
+        if any(value is not None for value in ranges) != all(value is not None for value in ranges):
+            raise ValueError("partition_column, lower and upper go together")
+        if self.partitions > 1 and self.partition_column is None:
+            raise ValueError("to read in several partitions, say partition_column, lower and upper")
+        return self
+
+
+class Source(Strict):
+    """How a raw table is written down: one record a line, or columns with types of their own."""
+
+    format: Literal["delimited", "jsonl", "parquet", "jdbc", "table"] = "delimited"
     path: str
-    """File, folder or glob below the raw folder."""
+    """File, folder or glob below the raw folder; the table's name for `jdbc` and `table`."""
+    jdbc: Jdbc | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=4)] = "\t"
     quote: Annotated[str, Field(max_length=1)] = ""
     """Quote character; empty where quotes are plain text."""
     header: bool = True
     null: str = ""
     """The text that stands for null in delimited files."""
+
+    @property
+    def is_text(self) -> bool:
+        """One record a line; else columns with types of their own."""
+        return self.format in ("delimited", "jsonl")
+
+    @property
+    def is_files(self) -> bool:
+        """Files below the raw folder; else something with a name."""
+        return self.format not in ("jdbc", "table")
+
+    @model_validator(mode="after")
+    def _jdbc_is_given_where_it_is_read(self) -> Source:
+        if (self.format == "jdbc") != (self.jdbc is not None):
+            raise ValueError("`jdbc:` and `format: jdbc` go together")
+        return self
+
+
+class Freshness(Strict):
+    """How old the newest row may be, against --as-of."""
+
+    max_age_hours: Annotated[float, Field(gt=0)]
+
+
+class Volume(Strict):
+    """How many rows there must be, and how far from the last version their number may be."""
+
+    min_rows: Annotated[int, Field(ge=0)] = 0
+    max_change: Annotated[float | None, Field(gt=0)] = None
+    """Of the last version's rows: 0.5 allows half of them more or fewer."""
 
 
 class Table(Strict):
@@ -118,6 +180,10 @@ class Table(Strict):
     source: Source
     key: Annotated[tuple[str, ...], Field(min_length=1)]
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """By rule (`null:age`, `range:*`), the share of rows that may break it before the job stops."""
+    freshness: Freshness | None = None
+    volume: Volume | None = None
 
     @model_validator(mode="after")
     def _names_hold(self) -> Table:
@@ -130,7 +196,28 @@ class Table(Strict):
                 raise ValueError(f"key column {name!r} is not among the columns{nearest(name, names)}")
             if self.column(name).nullable:
                 raise ValueError(f"key column {name!r} cannot be nullable")
+        rules = self.rule_names()
+        for pattern in self.thresholds:
+            if not any(fnmatchcase(rule, pattern) for rule in rules):
+                raise ValueError(f"threshold {pattern!r} is for no rule of this table{nearest(pattern, rules)}")
+        if self.freshness is not None and not self.with_role("event_time", "valid_from"):
+            raise ValueError("freshness needs a column with the role 'event_time' or 'valid_from'")
         return self
+
+    def rule_names(self) -> tuple[str, ...]:
+        """Every rule that a row of this table can break, as quarantine and thresholds name it."""
+        names = ["encoding", "json" if self.source.format == "jsonl" else "width"] if self.source.is_text else []
+        for column in self.columns:
+            kinds = {
+                "null": not column.nullable,
+                "type": True,
+                "pattern": column.pattern is not None,
+                "range": column.range is not None,
+                "one_of": column.one_of is not None,
+                "foreign_key": column.references is not None,
+            }
+            names += [f"{kind}:{column.name}" for kind, there in kinds.items() if there]
+        return (*names, "duplicate_key")
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -171,7 +258,21 @@ class Contract(Strict):
         for table, role in entities:
             if table is not None:
                 self._check_entities(table, role)
+                if any(column.references for column in table.columns):
+                    raise ValueError(f"{role}s: only columns of events can have `references`")
+        for column in self.events.columns:
+            if column.references is not None:
+                self._check_reference(column, column.references)
         return self
+
+    def _check_reference(self, column: Column, references: str) -> None:
+        name, _, referred = references.partition(".")
+        table: Table | None = getattr(self, name)
+        if table is None or table.key[0] != referred:
+            key = f"its key begins with {table.key[0]!r}" if table else "there is no such table"
+            raise ValueError(f"events: {column.name} references {references}, but {key}")
+        if table.column(referred).type != column.type:
+            raise ValueError(f"events: {column.name} must have the type of {references} that it references")
 
     def _check_entities(self, table: Table, role: Role) -> None:
         if not self.events.with_role(role):

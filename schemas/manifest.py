@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from schemas.contract import Contract
+from schemas.event_store import StoreState
 from schemas.features import FeatureTransform
 from schemas.ledger import Ledger
 from schemas.settings import Strict, digest_of
@@ -63,6 +64,9 @@ class Manifest(Strict):
 
     statistics: dict[str, dict[str, float]] = {}
     """By split: rows, users and items (about), times, shares of unseen ids, mean history length, mean label."""
+
+    store: StoreState | None = None
+    """Of events: the version, the raw files read, what each day holds, and the results of the contract's checks."""
 
     def digest(self) -> str:
         return digest_of(self.model_dump(mode="json"))
