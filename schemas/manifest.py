@@ -59,6 +59,9 @@ class Manifest(Strict):
     transform: FeatureTransform | None = None
     query_grain: QueryGrain | None = None
     """What one query of the evaluation is: an event (next item at that moment) or a user (all held-out items)."""
+    content_sums: dict[str, int] = {}
+    """By split, the sum over its rows of a hash of all columns, modulo ROW_ID_MODULUS: equal for equal rows, whatever
+    their order and their files."""
     row_id_sums: dict[str, int] = {}
     """By split, the sum of row ids modulo ROW_ID_MODULUS: the identity of the rows, for the training ledger."""
 

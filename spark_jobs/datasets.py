@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,6 +15,7 @@ from schemas.manifest import DataFile
 from schemas.storage import join
 from spark_jobs.hadoop_files import HadoopFiles
 
+STAGING = "rows"  # where the files of several splits lie until each is in its split's folder
 _MIN_ROW_GROUP_ROWS, _MAX_ROW_GROUP_ROWS = 1 << 10, 1 << 17
 
 
@@ -22,7 +26,13 @@ def read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
 
 
 def read_part(spark: SparkSession, root: str, files: Sequence[DataFile], schema: StructType) -> DataFrame:
-    """A part of a published folder, by the files that its manifest names and no others."""
+    """A part of a published folder, by the files that its manifest names and no others.
+
+    Files written under an earlier contract are read with this schema: a column that they lack is null, and int32 and
+    float32 are widened to what the schema says.
+    """
+    if not files:
+        return spark.createDataFrame([], schema)
     return spark.read.schema(schema).parquet(*(join(root, file.path) for file in files))
 
 
@@ -41,20 +51,51 @@ def row_group_rows(rows: int) -> int:
     return min(_MAX_ROW_GROUP_ROWS, max(_MIN_ROW_GROUP_ROWS, 1 << (wanted - 1).bit_length()))
 
 
-def write_training_layout(rows: DataFrame, url: str, *, order: Column, num_files: int, rows_per_row_group: int) -> None:
-    """Write rows for the feed: non-null columns as REQUIRED, LZ4, no dictionary, in the order of a random key.
+@dataclass(frozen=True, kw_only=True)
+class SplitLayout:
+    """How many files a split gets, and how many rows a row group holds at most."""
 
-    `order` is a pseudo-random number a row. Files are drawn by it and sorted by it, so every file is a random
-    sample, and the same rows give the same files whatever the cluster.
+    num_files: int
+    rows_per_row_group: int
+
+
+def write_training_layout(
+    rows: DataFrame, hadoop: HadoopFiles, root: str, *, order: Column, layouts: Mapping[str, SplitLayout]
+) -> None:
+    """Write splits for the feed, all in one job: non-null columns as REQUIRED, LZ4, no dictionary, in a random order.
+
+    In: one row per event with `split`, one of `layouts`, which have the same rows per row group. `order` is a
+    pseudo-random number a row: a file is drawn by it and sorted by it, so every file is a random sample of its
+    split, and the same rows give the same files whatever the cluster.
     """
-    shuffled = required(rows).repartition(num_files, order).sortWithinPartitions(order)
+    first_file = dict(zip(layouts, accumulate((one.num_files for one in layouts.values()), initial=0), strict=False))
+    file = F.lit(None).cast("int")
+    for split, layout in layouts.items():
+        drawn = F.lit(first_file[split]) + F.pmod(F.col("_order"), F.lit(layout.num_files)).cast("int")
+        file = F.when(F.col("split") == split, drawn).otherwise(file)
+    num_files = sum(layout.num_files for layout in layouts.values())
+    (rows_per_row_group,) = {layout.rows_per_row_group for layout in layouts.values()}
+    placed = required(rows.drop("split")).columns
+    shuffled = rows.withColumn("_order", order).withColumn("_file", file).repartitionById(num_files, F.col("_file"))
+    staging = join(root, STAGING)
     (
-        shuffled.write.mode("error")
+        required(shuffled.sortWithinPartitions("_order").select(*placed))
+        .write.mode("error")
         .option("compression", "lz4_raw")
         .option("parquet.enable.dictionary", "false")
         .option("parquet.block.row.count.limit", str(rows_per_row_group))
-        .parquet(url)
+        .parquet(staging)
     )
+    # A partition is a file of the number it has in the file's name; an object store copies it once here.
+    for split in layouts:
+        hadoop.make_folder(join(root, split))
+    names = list(layouts)
+    for status in hadoop.glob(staging):
+        number = int(_name(status.url).split("-")[1])
+        split = names[bisect_right([first_file[name] for name in names], number) - 1]
+        if status.url.endswith(".parquet"):
+            hadoop.rename(status.url, join(root, split, _name(status.url)))
+    hadoop.delete_folder(staging)
 
 
 def required(rows: DataFrame) -> DataFrame:
@@ -76,22 +117,27 @@ def required(rows: DataFrame) -> DataFrame:
 def data_files(spark: SparkSession, hadoop: HadoopFiles, root: str, part: str) -> tuple[DataFile, ...]:
     """Every Parquet file of a part with its rows by row group, its size and its SHA-256 (computed by the cluster)."""
     found = [status for status in hadoop.glob(join(root, part)) if status.url.endswith(".parquet")]
-    if not found:
+    return data_files_at(spark, hadoop, root, [f"{part}/{_name(status.url)}" for status in found])
+
+
+def data_files_at(spark: SparkSession, hadoop: HadoopFiles, root: str, paths: Sequence[str]) -> tuple[DataFile, ...]:
+    """The Parquet files at these paths below `root`, in their order."""
+    if not paths:
         return ()
-    read_back = spark.read.format("binaryFile").load([status.url for status in found])
-    # Collected: one short row a file, as many as the manifest lists.
-    digests = {
-        _name(row.path): row.sha256
-        for row in read_back.select("path", F.sha2("content", 256).alias("sha256")).collect()
+    read_back = spark.read.format("binaryFile").load([join(root, path) for path in paths])
+    # Collected: one short row a file, as many as the manifest lists. A file's name is its own in all of a folder.
+    found = {
+        _name(row.path): row
+        for row in read_back.select("path", "length", F.sha2("content", 256).alias("sha256")).collect()
     }
     return tuple(
         DataFile(
-            path=f"{part}/{_name(status.url)}",
-            bytes=status.bytes,
-            sha256=digests[_name(status.url)],
-            row_groups=hadoop.row_groups(status.url),
+            path=path,
+            bytes=found[_name(path)].length,
+            sha256=found[_name(path)].sha256,
+            row_groups=hadoop.row_groups(join(root, path)),
         )
-        for status in found
+        for path in paths
     )
 
 

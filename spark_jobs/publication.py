@@ -20,7 +20,7 @@ from spark_jobs.hadoop_files import HadoopFiles
 
 WRITER = "_writer"
 # All that a job may leave behind when it is interrupted; a folder that holds anything else is never cleared.
-_OURS = {WRITER, *TABLES, *SPLITS, "quarantine", "vocab", "stats.json"}
+_OURS = {WRITER, *TABLES, *SPLITS, "quarantine", "rows", "vocab", "state", "stats.json", "_staging", "versions"}
 
 
 @dataclass
@@ -80,14 +80,14 @@ def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication 
     if files.is_file(url):
         raise UserError(f"{url} is a file, and a folder is to be written: give another name.")
     if files.exists(url):
-        _check_that_it_is_debris(files, url)
+        check_that_it_is_debris(files, url)
         files.delete_folder(url)
     files.make_folder(url)
     files.write_text(join(url, WRITER), publication.writer)
     return publication
 
 
-def _check_that_it_is_debris(files: HadoopFiles, url: str) -> None:
+def check_that_it_is_debris(files: HadoopFiles, url: str) -> None:
     """Raise UserError unless the folder is empty or holds what a job of ours left: nothing of the user's is deleted."""
     found = files.children(url)
     if found and WRITER not in found:

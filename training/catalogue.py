@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from schemas.features import NUM_RESERVED, IndicesFeature
+from schemas.features import NUM_RESERVED
 from schemas.snapshot import Snapshot
 from training.batch import to_columns
 
@@ -31,8 +31,9 @@ class Catalogue:
 def read_catalogue(snapshot: Snapshot) -> Catalogue:
     table = snapshot.read("items").sort_by("item_idx")
     of_items = [feature for feature in snapshot.transform.of("items") if feature.name != "item_idx"]
-    lists = {feature.name: feature.length for feature in of_items if isinstance(feature, IndicesFeature)}
-    columns = to_columns(table.select([feature.name for feature in of_items]), lists) if of_items else {}
+    columns = (
+        to_columns(table.select([feature.name for feature in of_items]), snapshot.transform.lengths) if of_items else {}
+    )
     features = {}
     for name, column in columns.items():
         assert isinstance(column, Tensor)

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import SnapshotDamaged
-from schemas.features import NumberFeature
 from schemas.manifest import SPLITS, DataFile
 from schemas.snapshot import Snapshot
 from schemas.storage import filesystem, join
@@ -50,9 +49,9 @@ def check_ids(snapshot: Snapshot, progress: Callable[[str], None] = lambda path:
     Raises SnapshotDamaged naming feature, file, row group, row and value.
     """
     sizes = {
-        feature.name: (feature.vocabulary, snapshot.transform.size(feature))
+        feature.name: (getattr(feature, "vocabulary", feature.name), snapshot.transform.size(feature))
         for feature in snapshot.transform.features
-        if not isinstance(feature, NumberFeature)
+        if feature.dtype == "int32"
     }
     items = next((size for name, size in sizes.items() if name == "item_idx"), None)
     if items is not None:

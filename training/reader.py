@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import SnapshotDamaged, UserError
-from schemas.features import HistoryFeature, IndicesFeature
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute, fsspec_url
 from training import petastorm_on_arrow
@@ -111,8 +110,7 @@ def open_part(
     files = snapshot.files(part)
     if not files:
         raise UserError(f"{snapshot.url}: there is no part {part!r}; it has {', '.join(snapshot.manifest.parts)}.")
-    features = snapshot.transform.features if snapshot.manifest.transform else ()
-    lengths = {f.name: f.length for f in features if isinstance(f, HistoryFeature | IndicesFeature)}
+    lengths = snapshot.transform.lengths if snapshot.manifest.transform else {}
     filesystem, root = _filesystem(snapshot.url)
     first = next((file for file in files if file.row_groups), files[0])
     footer = _footer(filesystem, f"{root}/{first.path}")

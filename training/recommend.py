@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.errors import UserError
-from schemas.features import NUM_RESERVED, HistoryFeature, IndicesFeature
+from schemas.features import NUM_RESERVED
 from schemas.programs import Parser
 from schemas.snapshot import Snapshot, open_snapshot
 from schemas.storage import absolute, filesystem, join
@@ -52,9 +52,10 @@ def user_batch(snapshot: Snapshot, user_id: str) -> Batch:
     if table.num_rows == 0:
         some = snapshot.read("users", ["user_id"]).column("user_id").slice(0, 5).to_pylist()
         raise UserError(f"the snapshot {snapshot.url} has no user {user_id!r}; it has, for example, {', '.join(some)}.")
-    lists = {f.name: f.length for f in snapshot.transform.features if isinstance(f, HistoryFeature | IndicesFeature)}
     features = table.drop_columns(["user_id"])
-    return Batch(columns=to_columns(features, lists), positions=torch.arange(1), global_rows=1, step=0)
+    return Batch(
+        columns=to_columns(features, snapshot.transform.lengths), positions=torch.arange(1), global_rows=1, step=0
+    )
 
 
 def item_at(bundle: Bundle, place: int) -> dict[str, Any]:

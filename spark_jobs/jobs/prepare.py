@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.contract import Contract, Table, TableName
+from schemas.contract import TableName
 from schemas.errors import UserError
-from schemas.features import (
-    NUM_RESERVED,
-    PADDING_IDX,
-    UNSEEN_IDX,
-    Owner,
-)
+from schemas.feature_set import FeatureSet, Wanted, owner, read_feature_set
+from schemas.features import PADDING_IDX, UNSEEN_IDX, PastFeature
 from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
-from schemas.manifest import SPLITS, Manifest, Parent
+from schemas.manifest import SPLITS, DataFile, Manifest, Parent, QueryGrain
 from schemas.snapshot import Snapshot
-from schemas.storage import absolute
+from schemas.storage import absolute, join
 from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
-from spark_jobs.datasets import read_part, row_group_rows, write_table, write_training_layout
+from spark_jobs.datasets import STAGING, SplitLayout, row_group_rows, write_table, write_training_layout
+from spark_jobs.log import Log, check, read_log
 from spark_jobs.publication import Publication, begin, open_published
 from spark_jobs.session import size_shuffles
-from spark_jobs.spark_types import spark_schema
 from spark_jobs.transforms.encoding import (
     FittedTables,
+    HistoryShape,
+    held_out_rows,
     item_rows,
+    train_rows,
     user_rows,
-    with_histories,
+    with_features,
     with_ids,
-    with_user_columns,
+    with_item_features,
     with_user_features,
 )
-from spark_jobs.transforms.fitting import Fitted, FittedVocabulary, VocabularyLimits, fit_table, fit_vocabulary
-from spark_jobs.transforms.histories import with_negatives
-from spark_jobs.transforms.splits import SplitPolicy, parse_split, with_split
+from spark_jobs.transforms.fitting import Fitted, VocabularyLimits, fit_features, fit_vocabularies
+from spark_jobs.transforms.histories import blocks_by_popularity, with_negatives
+from spark_jobs.transforms.past import state_of
+from spark_jobs.transforms.splits import parse_split
+from spark_jobs.transforms.versions import VALID_FROM
 
 _FILES_HOLD_ROW_GROUPS = 16
-# Names that this job gives to columns of its own beside those of each table.
-_TAKEN: dict[TableName, set[str]] = {
-    "events": {"row_id", "user_id", "item_id", "event_time_ms", "label", "weight", "propensity", "split"}
-    | {"user_idx", "item_idx", "query_id", "seen", "history", "negatives"},
-    "items": {"item_id", "item_idx", "title", "count"},
-    "users": {"user_id", "user_idx"},
-}
+Statistics = Mapping[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     events: str
     out: str
+    features: str | None = None
     split: str
     history_length: int
     seen_length: int
+    negatives: str = "uniform"
     num_negatives: int
+    num_train_negatives: int = 0
     min_count: int
     max_values: int
     seed: int
@@ -67,10 +67,12 @@ class PrepareConfig:
 
 def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     """Split, fit, encode and write; publish the snapshot `config.out`."""
-    policy = parse_split(config.split)
+    policy, alpha = parse_split(config.split), parse_negatives(config.negatives)
     parent = open_published(spark, config.events, kind="events")
-    check_names(parent.manifest.contract)
+    wanted = read_feature_set(config.features, parent.manifest.contract)
+    check(parent.manifest.contract, wanted, policy)
     settings = asdict(config) | {"job": "prepare", "release": VERSION, "parent": parent.manifest.config_digest}
+    settings |= {"features": wanted.model_dump(mode="json", exclude_none=True)}
     settings = {key: value for key, value in settings.items() if key not in ("events", "out")}
     publication = begin(spark, config.out, settings)
     if publication is None:
@@ -78,74 +80,63 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
         return
     size_shuffles(spark, sum(file.bytes for file in parent.files("events")))
 
-    contract = parent.manifest.contract
-    lengths = {"history_length": config.history_length, "seen_length": config.seen_length}
-    events = with_split(read_events(spark, parent), policy, seed=config.seed).persist(StorageLevel.MEMORY_AND_DISK)
-    counts = check_splits(events, parent)
-    users, items = read_entities(spark, parent, "users", "user_id"), read_entities(spark, parent, "items", "item_id")
-    fitted = fit(events.where("split = 'train'"), users, items, contract, config)
-    known_users = with_user_features(users, events, fitted)
-    rows = with_ids(events, fitted).persist(StorageLevel.MEMORY_AND_DISK)
-    whole = with_user_columns(with_histories(rows, policy.query_grain, **lengths), known_users, fitted)
-    whole.persist(StorageLevel.MEMORY_AND_DISK)
-
-    write_vocabularies(publication, fitted)
-    write_table(item_rows(items, fitted, contract), publication.part("items"))
-    write_table(user_rows(known_users, rows, **lengths), publication.part("users"))
-    for split, count in counts.items():
-        write_split(publication, whole.where(F.col("split") == split), split, count, fitted, contract, config)
-    publish(publication, parent, fitted, whole, policy, config)
-
-
-def check_names(contract: Contract) -> None:
-    """Raise UserError for a feature's column that has the name of a column of ours."""
-    for name, table in contract.tables().items():
-        for column in table.with_role("categorical", "numeric"):
-            if column.name in _TAKEN[name]:
-                raise UserError(
-                    f"contract {contract.name}: {name}.{column.name}: a snapshot has a column of this name already. "
-                    f"Name it otherwise, with `source: {column.raw_name}`, and ingest again."
-                )
+    log = read_log(spark, parent, wanted, policy, config.seed)
+    if policy.kind != "time":  # the others sort every user's events to split them
+        log.events.persist(StorageLevel.MEMORY_AND_DISK)
+    statistics = statistics_of(log)
+    counts = check_splits(statistics, parent)
+    fitted = fit(log, wanted, statistics["train"]["last_event_time_ms"], publication, config)
+    rows = with_ids(log.events, fitted)
+    shape = HistoryShape(config.history_length, config.seen_length, wanted.history_gaps) if log.has_histories else None
+    if shape is not None:
+        draw = sampler(fitted, alpha, config.seed)
+        train = encoded(train_rows(rows, policy.query_grain, shape), log, fitted, wanted)
+        held_out = encoded(held_out_rows(rows, policy.query_grain, shape), log, fitted, wanted)
+        columns = [*columns_of(log, fitted, wanted), *shape.columns]
+        sampled = ["negatives"] if config.num_train_negatives else []
+        train = draw(train, config.num_train_negatives, "history")
+        write_splits(publication, train, ["train"], [*columns, *sampled], counts, config)
+        held_out = draw(held_out, config.num_negatives, "seen")
+        write_splits(publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], counts, config)
+    else:
+        every_row = encoded(rows, log, fitted, wanted)
+        write_splits(publication, every_row, SPLITS, columns_of(log, fitted, wanted), counts, config)
+    write_entities(publication, log, rows, fitted, shape)
+    publish(publication, parent, fitted, shape, statistics, config, policy.query_grain)
 
 
-def read_events(spark: SparkSession, parent: Snapshot) -> DataFrame:
-    """The accepted events with Headrace's own names: row_id, user_id, item_id, event_time_ms, label ..., features.
+def parse_negatives(text: str) -> float:
+    """How draws depend on popularity: the alpha of count^alpha, 0 for `uniform`."""
+    kind, _, alpha = text.partition(":")
+    if text == "uniform":
+        return 0.0
+    try:
+        if kind == "popularity" and 0 < float(alpha or "1") <= 2:
+            return float(alpha or "1")
+    except ValueError:
+        pass
+    raise UserError(f"negatives {text!r} are neither uniform nor popularity:ALPHA with an ALPHA up to 2, such as 0.75.")
 
-    row_id is a hash of the contract's key, so a row keeps its name from one snapshot to the next.
-    """
-    table = parent.manifest.contract.events
-    events = read_part(spark, parent.url, parent.files("events"), spark_schema(table))
-    if parent.manifest.rows("events") == 0:
-        raise UserError(f"{parent.url} holds no accepted events.")
-    measures = [
-        F.col(column.name).cast("float").alias(role)
-        for role in ("label", "weight", "propensity")
-        for column in table.with_role(role)[:1]
+
+def statistics_of(log: Log) -> Statistics:
+    """By split, in one pass over a few columns: what a reader asks first of the events."""
+    who = [
+        F.approx_count_distinct(f"{name}_id").alias(f"{name}s_about") for name in ("user", "item") if name in log.ids
     ]
-    return events.select(
-        F.xxhash64(*table.key).alias("row_id"),
-        F.col(table.the("user").name).cast("string").alias("user_id"),
-        F.col(table.the("item").name).cast("string").alias("item_id"),
-        F.col(table.the("event_time").name).alias("event_time_ms"),
-        *measures,
-        *(column.name for column in table.with_role("categorical", "numeric")),
+    label = [F.avg("label").alias("mean_label")] if "label" in log.measures else []
+    stock = log.events.groupBy("split").agg(
+        F.count("*").alias("rows"),
+        *who,
+        F.min("event_time_ms").alias("first_event_time_ms"),
+        F.max("event_time_ms").alias("last_event_time_ms"),
+        *label,
     )
+    return {row["split"]: {k: v for k, v in row.asDict().items() if k != "split"} for row in stock.collect()}
 
 
-def read_entities(spark: SparkSession, parent: Snapshot, part: str, id_name: str) -> DataFrame | None:
-    """The items or the users of the contract, with their id as text; None where the contract has no such table."""
-    table: Table | None = getattr(parent.manifest.contract, part)
-    if table is None:
-        return None
-    entities = read_part(spark, parent.url, parent.files(part), spark_schema(table))
-    used = [column.name for column in table.with_role("categorical", "numeric", "title")]
-    return entities.select(F.col(table.key[0]).cast("string").alias(id_name), *used)
-
-
-def check_splits(events: DataFrame, parent: Snapshot) -> dict[str, int]:
+def check_splits(statistics: Statistics, parent: Snapshot) -> dict[str, int]:
     """Rows by split; UserError for a split without rows."""
-    counted = {row["split"]: row["count"] for row in events.groupBy("split").count().collect()}
-    counts = {split: counted.get(split, 0) for split in SPLITS}
+    counts = {split: int(statistics[split]["rows"]) if split in statistics else 0 for split in SPLITS}
     for split, count in counts.items():
         if count == 0:
             raise UserError(
@@ -156,105 +147,154 @@ def check_splits(events: DataFrame, parent: Snapshot) -> dict[str, int]:
 
 
 def fit(
-    train: DataFrame, users: DataFrame | None, items: DataFrame | None, contract: Contract, config: PrepareConfig
+    log: Log, wanted: FeatureSet, last_train_ms: int, publication: Publication, config: PrepareConfig
 ) -> FittedTables:
-    """Fit every vocabulary and moment on train: on its events, its users and its items."""
+    """Fit every vocabulary and moment on train: on its events, its users and its items; write the vocabularies."""
     limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
+    train = log.events.where("split = 'train'")
 
-    def fit_ids(name: str) -> FittedVocabulary:
-        return fit_vocabulary(train.select(F.col(f"{name}_id").alias("value")), name, limits)
+    def save(name: str, entries: DataFrame) -> DataFrame:
+        url = publication.part(f"vocab/{name}")
+        write_table(entries, url)
+        return publication.spark.read.schema("value string, idx int, count bigint").parquet(url)
 
-    def fit_entities(entities: DataFrame | None, table: Table | None, owner: Owner, id_name: str) -> Fitted:
-        if entities is None or table is None:
-            return Fitted((), {})
-        known = entities.join(train.select(id_name).distinct(), on=id_name, how="left_semi")
-        return fit_table(known, table, owner, limits)
+    def fit_owned(rows: DataFrame | None, table: TableName, key: str) -> Fitted:
+        if rows is None:
+            return Fitted()
+        known = rows.join(train.select(key).distinct(), on=key, how="left_semi")
+        if VALID_FROM in rows.columns:
+            known = known.where(F.col(VALID_FROM) <= last_train_ms)
+        return fit_features(known, wanted_of(wanted, table), log.columns[table], limits, save)
 
-    item_ids = fit_ids("item")
-    if item_ids.vocabulary.size == NUM_RESERVED:
+    ids = fit_vocabularies({name: (train.select(F.col(f"{name}_id").alias("value")), limits) for name in log.ids}, save)
+    if "item" in ids and ids["item"].num_values == 0:
         raise UserError(
             f"no item was seen {config.min_count:,} times in train, so none can be recommended: lower --min-count."
         )
     return FittedTables(
-        user_ids=fit_ids("user"),
-        item_ids=item_ids,
-        users=fit_entities(users, contract.users, "users", "user_id"),
-        items=fit_entities(items, contract.items, "items", "item_id"),
-        events=fit_table(train, contract.events, "events", limits),
+        ids=ids,
+        users=fit_owned(log.users, "users", "user_id"),
+        items=fit_owned(log.items, "items", "item_id"),
+        events=fit_features(train, wanted_of(wanted, "events"), log.columns["events"], limits, save),
     )
 
 
-def training_columns(fitted: FittedTables, contract: Contract) -> list[str]:
-    """The columns of every split, in order."""
-    measures = [role for role in ("label", "weight", "propensity") if contract.events.with_role(role)]
-    features = [feature.name for feature in (*fitted.users.features, *fitted.events.features)]
-    return ["row_id", "user_idx", "item_idx", "event_time_ms", *measures, *features, "history"]
+def wanted_of(wanted: FeatureSet, table: TableName) -> list[Wanted]:
+    return [feature for feature in wanted.features if owner(feature) == table]
 
 
-def write_split(
+def encoded(rows: DataFrame, log: Log, fitted: FittedTables, wanted: FeatureSet) -> DataFrame:
+    """Add every feature's column. In and out: one row per event, of all splits or some."""
+    rows = with_features(rows, fitted.events, key="row_id", events=log.events)
+    rows = with_user_features(rows, log.users, fitted.users)
+    return with_item_features(rows, log.items, fitted.items) if items_in_rows(log, wanted) else rows
+
+
+def items_in_rows(log: Log, wanted: FeatureSet) -> bool:
+    """Where items change over time, only an event's row can say how its item was then."""
+    return wanted.item_features_in_rows or (log.items is not None and VALID_FROM in log.items.columns)
+
+
+def columns_of(log: Log, fitted: FittedTables, wanted: FeatureSet) -> list[str]:
+    """The columns that every split has, in order, but for histories."""
+    items = fitted.items.features if items_in_rows(log, wanted) else ()
+    features = [feature.name for feature in (*fitted.users.features, *items, *fitted.events.features)]
+    return ["row_id", *(f"{name}_idx" for name in log.ids), "event_time_ms", *log.measures, *features]
+
+
+def sampler(fitted: FittedTables, alpha: float, seed: int) -> Callable[[DataFrame, int, str], DataFrame]:
+    """A function that adds negatives: so many, drawn with count^alpha, none of a list that the row has."""
+    ends = None
+    if alpha:
+        counts = fitted.ids["item"].entries.groupBy("count").agg(F.count("*").alias("items"))
+        # Collected: a row per count that occurs, of which a log of n events has at most sqrt(2 n).
+        ends = blocks_by_popularity({row["count"]: row["items"] for row in counts.collect()}, alpha)
+
+    def draw(rows: DataFrame, count: int, leave_out: str) -> DataFrame:
+        num_items = fitted.ids["item"].num_values
+        return with_negatives(rows, count=count, num_items=num_items, seed=seed, leave_out=leave_out, ends=ends)
+
+    return draw
+
+
+def write_splits(
     publication: Publication,
     rows: DataFrame,
-    split: str,
-    count: int,
-    fitted: FittedTables,
-    contract: Contract,
+    splits: Sequence[str],
+    columns: list[str],
+    counts: Mapping[str, int],
     config: PrepareConfig,
 ) -> None:
-    """Write one split in the training layout; valid and test with what their queries need."""
-    columns = training_columns(fitted, contract)
-    if split != "train":
-        num_items = fitted.item_ids.vocabulary.size - NUM_RESERVED
-        rows = with_negatives(rows, count=config.num_negatives, num_items=num_items, seed=config.seed)
-        columns = [*columns, "query_id", "seen", "negatives"]
-    rows_per_group = config.rows_per_row_group or row_group_rows(count)
+    """Write the splits that `rows` hold in the training layout, in one job."""
+    rows_per_group = config.rows_per_row_group or row_group_rows(max(counts[split] for split in splits))
+    layouts = {
+        split: SplitLayout(
+            num_files=config.num_files or max(1, round(counts[split] / (rows_per_group * _FILES_HOLD_ROW_GROUPS))),
+            rows_per_row_group=rows_per_group,
+        )
+        for split in splits
+    }
+    order = F.xxhash64("row_id", F.lit(config.seed))
+    publication.part(STAGING)  # raises where another job took the folder over
     write_training_layout(
-        rows.select(*columns),
-        publication.part(split),
-        order=F.xxhash64("row_id", F.lit(config.seed)),
-        num_files=config.num_files or max(1, round(count / (rows_per_group * _FILES_HOLD_ROW_GROUPS))),
-        rows_per_row_group=rows_per_group,
+        rows.select("split", *columns), publication.files, publication.url, order=order, layouts=layouts
     )
 
 
-def write_vocabularies(publication: Publication, fitted: FittedTables) -> None:
-    for name, vocabulary in fitted.vocabularies().items():
-        write_table(vocabulary.entries.orderBy("idx"), publication.part(f"vocab/{name}"))
+def write_entities(
+    publication: Publication, log: Log, rows: DataFrame, fitted: FittedTables, shape: HistoryShape | None
+) -> None:
+    """Write what is recommended, whom to, and what features of the past go on from."""
+    if "item" in log.ids:
+        write_table(item_rows(log.items, fitted, log.contract), publication.part("items"))
+    if "user" in log.ids:
+        write_table(user_rows(log.users, rows, fitted, shape), publication.part("users"))
+    for feature in past_features(fitted):
+        write_table(state_of(log.events, feature), publication.part(f"state/{feature.name}"))
 
 
-def take_stock(rows: DataFrame) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
-    """By split, in one pass: the sum of row ids that an epoch must come to, and what a reader asks first."""
-    label = [F.avg("label").alias("mean_label")] if "label" in rows.columns else []
-    stock = rows.groupBy("split").agg(
+def past_features(fitted: FittedTables) -> list[PastFeature]:
+    return [feature for feature in fitted.events.features if isinstance(feature, PastFeature)]
+
+
+def take_stock(spark: SparkSession, root: str, files: Sequence[DataFile]) -> dict[str, Any]:
+    """What was written of a split, read back in one pass: the sums that tell its rows and their content, and shares."""
+    written = spark.read.parquet(*(join(root, file.path) for file in files))
+    unseen = [
+        F.avg((F.col(f"{name}_idx") == UNSEEN_IDX).cast("double")).alias(f"share_unseen_{name}s")
+        for name in ("user", "item")
+        if f"{name}_idx" in written.columns
+    ]
+    length = F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length")
+    stock = written.agg(
         F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
-        F.count("*").alias("rows"),
-        F.approx_count_distinct("user_id").alias("users_about"),
-        F.approx_count_distinct("item_id").alias("items_about"),
-        F.min("event_time_ms").alias("first_event_time_ms"),
-        F.max("event_time_ms").alias("last_event_time_ms"),
-        F.avg((F.col("user_idx") == UNSEEN_IDX).cast("double")).alias("share_unseen_users"),
-        F.avg((F.col("item_idx") == UNSEEN_IDX).cast("double")).alias("share_unseen_items"),
-        F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length"),
-        *label,
-    )
-    found = {row["split"]: row.asDict() for row in stock.collect()}
-    sums = {split: int(row.pop("row_ids")) % ROW_ID_MODULUS for split, row in found.items()}
-    return sums, {split: {name: row[name] for name in row if name != "split"} for split, row in found.items()}
+        F.sum(F.pmod(F.xxhash64(*written.columns), F.lit(ROW_ID_MODULUS))).alias("content"),
+        *unseen,
+        *([length] if "history" in written.columns else []),
+    ).first()
+    assert stock is not None
+    return stock.asDict()
 
 
 def publish(
     publication: Publication,
     parent: Snapshot,
     fitted: FittedTables,
-    rows: DataFrame,
-    policy: SplitPolicy,
+    shape: HistoryShape | None,
+    statistics: Statistics,
     config: PrepareConfig,
+    grain: QueryGrain,
 ) -> None:
     """Take stock of what was written, let the ledger prove it, and publish."""
-    names = [*SPLITS, "items", "users", *(f"vocab/{name}" for name in fitted.vocabularies())]
-    parts = {name: publication.data_files(name) for name in names}
+    vocabularies = [f"vocab/{name}" for name in fitted.vocabularies()]
+    states = [f"state/{feature.name}" for feature in past_features(fitted)]
+    entities = [f"{name}s" for name in ("item", "user") if name in fitted.ids]
+    parts = {name: publication.data_files(name) for name in [*SPLITS, *entities, *vocabularies, *states]}
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
     accepted = parent.manifest.ledger.tables["events"].accepted
-    row_id_sums, statistics = take_stock(rows)
+    stock = {split: take_stock(publication.spark, publication.url, parts[split]) for split in SPLITS}
+    row_id_sums = {split: stock[split].pop("row_ids") % ROW_ID_MODULUS for split in SPLITS}
+    content_sums = {split: stock[split].pop("content") % ROW_ID_MODULUS for split in SPLITS}
     publication.commit(
         Manifest(
             kind="snapshot",
@@ -267,10 +307,11 @@ def publish(
             parents=(Parent(url=parent.url, id=parent.manifest.id, digest=parent.manifest.digest()),),
             ledger=Ledger(tables=parent.manifest.ledger.tables, splits=SplitLedger(accepted=accepted, **written)),
             parts=parts,
-            transform=fitted.transform(config.history_length),
-            query_grain=policy.query_grain,
+            transform=fitted.transform(shape),
+            query_grain=grain,
             row_id_sums=row_id_sums,
-            statistics=statistics,
+            content_sums=content_sums,
+            statistics={split: {**statistics[split], **stock[split]} for split in SPLITS},
         )
     )
     shown = " + ".join(f"{count:,} {split}" for split, count in written.items())
@@ -283,10 +324,13 @@ def main(arguments: list[str] | None = None) -> int:
     add = command.add_argument
     add("--events", required=True, help="folder or URL that ingest published")
     add("--out", required=True, help="snapshot to publish, a folder or URL")
+    add("--features", help="feature set: built-in name, or a path ending in .yaml; else what the contract's roles say")
     add("--split", default="time:0.8,0.1,0.1", help="time:SHARES, time:DATE,DATE, leave_last_out or ratio:SHARES")
     add("--history-length", type=int, default=50, help="items of a user's past that the model sees")
     add("--seen-length", type=int, default=1000, help="items of a user's past that a ranking leaves out, at most")
+    add("--negatives", default="uniform", help="how negatives are drawn: uniform, or popularity:ALPHA")
     add("--num-negatives", type=int, default=100, help="sampled negatives a held-out row")
+    add("--num-train-negatives", type=int, default=0, help="sampled negatives a row of train")
     add("--min-count", type=int, default=1, help="values seen less often in train are encoded as unseen")
     add("--max-values", type=int, default=10_000_000, help="values of one vocabulary, at most")
     add("--seed", type=int, default=0, help="of the ratio split, the order of rows and the negatives")

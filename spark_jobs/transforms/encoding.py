@@ -2,112 +2,215 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType
 
 from schemas.contract import Contract
-from schemas.features import FeatureTransform, HistoryFeature, IndexFeature
+from schemas.features import (
+    EncodedFeature,
+    Feature,
+    FeatureTransform,
+    GapsFeature,
+    HistoryFeature,
+    IndexFeature,
+    IndicesFeature,
+    PastFeature,
+    TokensFeature,
+)
 from schemas.manifest import QueryGrain
+from spark_jobs.transforms.feature_columns import RowFeature, feature_column
 from spark_jobs.transforms.fitting import Fitted, FittedVocabulary
-from spark_jobs.transforms.fitting import with_features as with_fitted_features
-from spark_jobs.transforms.histories import items_per_user, left_padded, with_history, with_seen
-from spark_jobs.transforms.vocabulary import with_index
+from spark_jobs.transforms.histories import items_per_user, left_padded, with_history
+from spark_jobs.transforms.past import with_past
+from spark_jobs.transforms.versions import VALID_FROM, latest, with_entity_columns
+from spark_jobs.transforms.vocabulary import with_index, with_indices
+
+
+@dataclass(frozen=True)
+class HistoryShape:
+    """How much of a user's past stands in a row."""
+
+    length: int
+    seen_length: int
+    with_gaps: bool
+
+    @property
+    def columns(self) -> list[str]:
+        return ["history", *(["history_gaps"] if self.with_gaps else [])]
+
+    @property
+    def query_columns(self) -> list[str]:
+        """What held-out rows have beside these."""
+        return ["query_id", "seen", "negatives"]
 
 
 @dataclass(frozen=True)
 class FittedTables:
-    """All that was fitted on train: ids, and the features of the three tables."""
+    """All that was fitted on train: ids of users and items where the log has such, and the features of three tables."""
 
-    user_ids: FittedVocabulary
-    item_ids: FittedVocabulary
-    users: Fitted
-    items: Fitted
-    events: Fitted
+    ids: dict[str, FittedVocabulary] = field(default_factory=dict)
+    """`user` and `item`."""
+    users: Fitted = field(default_factory=Fitted)
+    items: Fitted = field(default_factory=Fitted)
+    events: Fitted = field(default_factory=Fitted)
 
     def vocabularies(self) -> dict[str, FittedVocabulary]:
-        ids = {"user": self.user_ids, "item": self.item_ids}
-        return ids | self.users.vocabularies | self.items.vocabularies | self.events.vocabularies
+        return {**self.ids, **self.users.vocabularies, **self.items.vocabularies, **self.events.vocabularies}
 
-    def transform(self, history_length: int) -> FeatureTransform:
-        ids = (
-            IndexFeature(name="user_idx", source="user_id", owner="users", vocabulary="user"),
-            IndexFeature(name="item_idx", source="item_id", owner="items", vocabulary="item"),
-            HistoryFeature(length=history_length),
-        )
+    def transform(self, shape: HistoryShape | None) -> FeatureTransform:
+        ids: list[Feature] = []
+        if "user" in self.ids:
+            ids.append(IndexFeature(name="user_idx", source="user_id", owner="users", vocabulary="user"))
+        if "item" in self.ids:
+            ids.append(IndexFeature(name="item_idx", source="item_id", owner="items", vocabulary="item"))
+        if shape is not None:
+            ids.append(HistoryFeature(length=shape.length))
+            ids += [GapsFeature(length=shape.length)] if shape.with_gaps else []
         return FeatureTransform(
             features=(*ids, *self.users.features, *self.items.features, *self.events.features),
             vocabularies={name: fitted.vocabulary for name, fitted in self.vocabularies().items()},
         )
 
 
-def with_ids(events: DataFrame, fitted: FittedTables) -> DataFrame:
-    """Add user_idx, item_idx and the events' own features. In and out: one row per event."""
-    events = with_index(events, source="user_id", vocabulary=fitted.user_ids.entries, name="user_idx")
-    events = with_index(events, source="item_id", vocabulary=fitted.item_ids.entries, name="item_idx")
-    return with_fitted_features(events, fitted.events, key="row_id")
+def with_ids(rows: DataFrame, fitted: FittedTables) -> DataFrame:
+    """Add user_idx and item_idx. In and out: the same rows, with user_id and item_id."""
+    for name, ids in fitted.ids.items():
+        rows = with_index(
+            rows, source=f"{name}_id", vocabulary=ids.entries, name=f"{name}_idx", num_values=ids.num_values
+        )
+    return rows
 
 
-def with_user_features(users: DataFrame | None, events: DataFrame, fitted: FittedTables) -> DataFrame:
-    """One row per user of the log or of the user table: user_id, user_idx and features."""
+def with_features(rows: DataFrame, fitted: Fitted, *, key: str, events: DataFrame | None = None) -> DataFrame:
+    """Add every fitted feature's column. In and out: the same rows, which `key` must name.
+
+    `events` are all events of the log, for features of the past.
+    """
+    own: dict[str, Column] = {}
+    for feature in fitted.features:
+        if isinstance(feature, IndexFeature):
+            known = fitted.vocabularies[feature.vocabulary]
+            rows = with_index(
+                rows, source=feature.source, vocabulary=known.entries, name=feature.name, num_values=known.num_values
+            )
+        elif isinstance(feature, IndicesFeature):
+            entries = fitted.vocabularies[feature.vocabulary].entries
+            rows = with_indices(
+                rows, source=feature.source, vocabulary=entries, name=feature.name, length=feature.length, key=key
+            )
+        elif isinstance(feature, PastFeature):
+            assert events is not None
+            rows = with_past(rows, feature, events)
+        elif isinstance(feature, RowFeature):
+            of_list = isinstance(feature, TokensFeature) and isinstance(rows.schema[feature.source].dataType, ArrayType)
+            own[feature.name] = feature_column(feature, is_list=of_list)
+    return rows.withColumns(own) if own else rows
+
+
+def _encoded(entities: DataFrame, fitted: Fitted, key: str) -> DataFrame:
+    """The features of a table of users or items: `key`, valid_from_ms where rows are versions, and features."""
+    kept = [key, *([VALID_FROM] if VALID_FROM in entities.columns else [])]
+    named = entities.withColumn("_row", F.xxhash64(*kept))
+    return with_features(named, fitted, key="_row").select(*kept, *(feature.name for feature in fitted.features))
+
+
+def all_users(users: DataFrame | None, events: DataFrame, fitted: FittedTables) -> DataFrame:
+    """One row per user of the log or of the user table: user_id, user_idx and features as of the end."""
     known = events.select("user_id").distinct()
     if users is not None:
-        known = known.unionByName(users.select("user_id")).distinct().join(users, on="user_id", how="left")
-    known = with_index(known, source="user_id", vocabulary=fitted.user_ids.entries, name="user_idx")
-    featured = with_fitted_features(known, fitted.users, key="user_id")
-    return featured.select("user_id", "user_idx", *(feature.name for feature in fitted.users.features)).persist()
+        now = latest(users, key="user_id") if VALID_FROM in users.columns else users
+        known = known.unionByName(now.select("user_id")).distinct().join(now, on="user_id", how="left")
+    ids = fitted.ids["user"]
+    known = with_index(known, source="user_id", vocabulary=ids.entries, name="user_idx", num_values=ids.num_values)
+    featured = with_features(known, fitted.users, key="user_id")
+    return featured.select("user_id", "user_idx", *(feature.name for feature in fitted.users.features))
 
 
-def with_user_columns(rows: DataFrame, known_users: DataFrame, fitted: FittedTables) -> DataFrame:
+def with_user_features(rows: DataFrame, users: DataFrame | None, fitted: Fitted) -> DataFrame:
     """Add the users' features. In and out: one row per event."""
-    if not fitted.users.features:
+    return _with_entity_features(rows, users, fitted, "user_id")
+
+
+def with_item_features(rows: DataFrame, items: DataFrame | None, fitted: Fitted) -> DataFrame:
+    """Add the items' features. In and out: one row per event."""
+    return _with_entity_features(rows, items, fitted, "item_id")
+
+
+def _with_entity_features(rows: DataFrame, entities: DataFrame | None, fitted: Fitted, key: str) -> DataFrame:
+    if entities is None or not fitted.features:
         return rows
-    return rows.join(known_users.drop("user_idx"), on="user_id", how="left")
+    joined = with_entity_columns(rows, _encoded(entities, fitted, key), key=key)
+    return joined.withColumns({f.name: F.coalesce(F.col(f.name), _of_nothing(f)) for f in fitted.features})
 
 
-def with_histories(rows: DataFrame, grain: QueryGrain, *, history_length: int, seen_length: int) -> DataFrame:
-    """Add `history`, and for valid and test `query_id` and `seen` (both empty in train)."""
-    nothing = F.array().cast("array<int>")
+def _of_nothing(feature: Feature) -> Column:
+    """What a feature is for a row of nulls: for users and items that their table does not know (yet)."""
+    assert isinstance(feature, EncodedFeature)
+    empty: dict[str, dict[str, int]] = {getattr(feature, "vocabulary", ""): {}}
+    value = feature.encode({}, empty)
+    return F.array(*map(F.lit, value)) if isinstance(value, list) else F.lit(value).cast(feature.dtype[:-2])
+
+
+def train_rows(rows: DataFrame, grain: QueryGrain, shape: HistoryShape) -> DataFrame:
+    """Train's events with `history`. In: one row per event of all splits, with item_idx; out: one per train event."""
+    train = rows.where("split = 'train'")
+    if grain == "event":  # what came before an event of train is train too
+        return with_history(train, length=shape.length, with_gaps=shape.with_gaps)
+    # All of a user's train items but the row's own: a random split hides items in between, not in the past.
+    joined = train.join(items_per_user(train, length=shape.seen_length, name="_train"), on="user_id", how="left")
+    others = F.array_remove(F.coalesce("_train", _nothing()), F.col("item_idx"))
+    return joined.withColumn("history", left_padded(others, shape.length)).drop("_train")
+
+
+def held_out_rows(rows: DataFrame, grain: QueryGrain, shape: HistoryShape) -> DataFrame:
+    """Events of valid and test with `history`, `query_id` and `seen`. In: one row per event of all splits."""
+    held_out = rows.where("split != 'train'")
     if grain == "event":
-        with_past = with_history(rows, length=history_length)
-        asked = rows.where("split != 'train'").select("user_id").distinct()
-        seen = with_seen(rows.join(asked, on="user_id", how="left_semi"), length=seen_length)
-        held_out = seen.where("split != 'train'").select("row_id", "seen")
-        joined = with_past.join(held_out, on="row_id", how="left")
-        return joined.withColumn("query_id", F.col("row_id")).withColumn("seen", F.coalesce("seen", nothing))
-    # Of a user's train items all but the row's own: what a random split hides is not in the past but in between.
-    trained = items_per_user(rows.where("split = 'train'"), length=seen_length, name="_train")
-    known = items_per_user(rows.where("split != 'test'"), length=seen_length, name="_known")
-    joined = rows.join(trained, on="user_id", how="left").join(known, on="user_id", how="left")
-    train_items = F.coalesce("_train", nothing)
-    others = F.when(F.col("split") == "train", F.array_remove(train_items, F.col("item_idx"))).otherwise(train_items)
-    earlier = F.when(F.col("split") == "valid", train_items).otherwise(F.coalesce("_known", nothing))
+        asked = held_out.select("user_id").distinct()
+        of_asked = rows.join(asked, on="user_id", how="left_semi")
+        whole = with_history(of_asked, length=shape.length, seen_length=shape.seen_length, with_gaps=shape.with_gaps)
+        return whole.where("split != 'train'").withColumn("query_id", F.col("row_id"))
+    trained = items_per_user(rows.where("split = 'train'"), length=shape.seen_length, name="_train")
+    known = items_per_user(rows.where("split != 'test'"), length=shape.seen_length, name="_known")
+    joined = held_out.join(trained, on="user_id", how="left").join(known, on="user_id", how="left")
+    train_items = F.coalesce("_train", _nothing())
+    earlier = F.when(F.col("split") == "valid", train_items).otherwise(F.coalesce("_known", _nothing()))
     return (
-        joined.withColumn("history", left_padded(others, history_length))
+        joined.withColumn("history", left_padded(train_items, shape.length))
         .withColumn("query_id", F.xxhash64("user_id"))
-        .withColumn("seen", F.when(F.col("split") == "train", nothing).otherwise(earlier))
+        .withColumn("seen", earlier)
         .drop("_train", "_known")
     )
 
 
 def item_rows(items: DataFrame | None, fitted: FittedTables, contract: Contract) -> DataFrame:
     """One row per item that can be recommended: item_idx, item_id, title, count in train, features; by item_idx."""
-    known = fitted.item_ids.entries.select(F.col("value").alias("item_id"), F.col("idx").alias("item_idx"), "count")
+    known = fitted.ids["item"].entries.select(F.col("value").alias("item_id"), F.col("idx").alias("item_idx"), "count")
     titles: list[str] = []
     if items is not None and contract.items is not None:
-        known = known.join(items, on="item_id", how="left")
+        now = latest(items, key="item_id") if VALID_FROM in items.columns else items
+        known = known.join(now, on="item_id", how="left")
         titles = [column.name for column in contract.items.with_role("title")]
-    featured = with_fitted_features(
-        known.withColumn("title", F.coalesce(*titles, "item_id")), fitted.items, key="item_id"
-    )
+    featured = with_features(known.withColumn("title", F.coalesce(*titles, "item_id")), fitted.items, key="item_id")
     names = [feature.name for feature in fitted.items.features]
     return featured.select("item_idx", "item_id", "title", "count", *names).orderBy("item_idx")
 
 
-def user_rows(known_users: DataFrame, rows: DataFrame, *, history_length: int, seen_length: int) -> DataFrame:
+def user_rows(
+    users: DataFrame | None, events: DataFrame, fitted: FittedTables, shape: HistoryShape | None
+) -> DataFrame:
     """One row per user as of the end of the log: what a recommendation made now starts from."""
-    now = items_per_user(rows, length=seen_length, name="seen")
-    joined = known_users.join(now, on="user_id", how="left")
-    seen = F.coalesce("seen", F.array().cast("array<int>"))
-    return joined.withColumn("seen", seen).withColumn("history", left_padded(seen, history_length))
+    known = all_users(users, events, fitted)
+    if shape is None:
+        return known
+    now = items_per_user(events, length=shape.seen_length, name="seen")
+    joined = known.join(now, on="user_id", how="left")
+    seen = F.coalesce("seen", _nothing())
+    return joined.withColumn("seen", seen).withColumn("history", left_padded(seen, shape.length))
+
+
+def _nothing() -> Column:
+    return F.array().cast("array<int>")

@@ -1,26 +1,53 @@
-"""Fitting and applying the features that a contract's roles ask for; fitted on what train holds and on nothing else."""
+"""Fitting the features wanted; fitted on what train holds and on nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType
 
-from schemas.contract import Column, Table
+from schemas.feature_set import (
+    PERIOD_MS,
+    Wanted,
+    WantedBucket,
+    WantedCyclic,
+    WantedHash,
+    WantedNumber,
+    WantedPast,
+    WantedTokens,
+    WantedVocabulary,
+    column_name,
+    duration_ms,
+    owner,
+    sources,
+)
 from schemas.features import (
     NUM_RESERVED,
+    BucketFeature,
+    CyclicFeature,
     Feature,
+    HashFeature,
     IndexFeature,
     IndicesFeature,
     NumberFeature,
-    Owner,
+    PastFeature,
+    TokensFeature,
     Vocabulary,
 )
-from spark_jobs.transforms.vocabulary import build_vocabulary, with_index, with_indices
+from spark_jobs.transforms.feature_columns import stepped
+from spark_jobs.transforms.quantiles import quantile_edges
+from spark_jobs.transforms.vocabulary import build_vocabulary
 
-_PREFIX: dict[Owner, str] = {"users": "user", "items": "item", "events": "event"}
 _MAX_LIST_LENGTH = 32
+_JOBS_AT_ONCE = 4  # a vocabulary's jobs are short, and one alone leaves cores idle
+_DIGITS = 9  # of moments: sums of doubles differ behind these with the order in which partitions end
+
+Save = Callable[[str, DataFrame], DataFrame]
+"""Writes a vocabulary's entries under its name and gives them as they are read back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,81 +63,158 @@ class FittedVocabulary:
     entries: DataFrame
     vocabulary: Vocabulary
 
+    @property
+    def num_values(self) -> int:
+        return self.vocabulary.size - NUM_RESERVED
+
 
 @dataclass(frozen=True)
 class Fitted:
     """Features of one table, with their vocabularies by name."""
 
-    features: tuple[Feature, ...]
-    vocabularies: dict[str, FittedVocabulary]
+    features: tuple[Feature, ...] = ()
+    vocabularies: Mapping[str, FittedVocabulary] = field(default_factory=dict)
 
 
-def fit_vocabulary(values: DataFrame, name: str, limits: VocabularyLimits) -> FittedVocabulary:
-    """Fit a vocabulary on the column `value`, one row per occurrence in train."""
-    built = build_vocabulary(values, min_count=limits.min_count, max_values=limits.max_values)
-    description = Vocabulary(name=name, size=built.num_values + NUM_RESERVED, dropped_values=built.num_dropped)
-    return FittedVocabulary(built.entries, description)
+def fit_vocabularies(
+    values: Mapping[str, tuple[DataFrame, VocabularyLimits]], save: Save
+) -> dict[str, FittedVocabulary]:
+    """Fit vocabularies by name, several at a time, each on the column `value`, one row per occurrence in train."""
+
+    def fit(name: str) -> FittedVocabulary:
+        rows, limits = values[name]
+        built = build_vocabulary(rows, min_count=limits.min_count, max_values=limits.max_values)
+        description = Vocabulary(name=name, size=built.num_values + NUM_RESERVED, dropped_values=built.num_dropped)
+        return FittedVocabulary(save(name, built.entries), description)
+
+    with ThreadPoolExecutor(_JOBS_AT_ONCE) as pool:
+        return dict(zip(values, pool.map(fit, values), strict=True))
 
 
-def fit_table(rows: DataFrame, table: Table, owner: Owner, limits: VocabularyLimits) -> Fitted:
-    """Fit the features of a table's categorical and numeric columns on `rows`, the part of it that train knows."""
-    vocabularies: dict[str, FittedVocabulary] = {}
-    features: list[Feature] = []
-    for column in table.with_role("categorical"):
-        name = f"{_PREFIX[owner]}_{column.name}"
-        is_list = column.type == "list<string>"
-        values = rows.select(F.explode(column.name) if is_list else column.name).toDF("value")
-        fitted = fit_vocabulary(values, name, limits)
-        vocabularies[name] = fitted
-        as_index = IndexFeature(name=f"{name}_idx", source=column.name, owner=owner, vocabulary=name)
-        if is_list:
-            described = as_index.model_dump(exclude={"kind"})
-            features.append(IndicesFeature(**described, length=_longest(rows, column)))
-        else:
-            features.append(as_index)
-    return Fitted((*features, *fit_numbers(rows, table, owner)), vocabularies)
+def fit_features(
+    rows: DataFrame,
+    wanted: Sequence[Wanted],
+    columns: Mapping[str, str],
+    limits: VocabularyLimits,
+    save: Save,
+) -> Fitted:
+    """Fit features on `rows`, the part of their table that train knows; `columns` names each source's column there.
+
+    One pass for all numbers, one for all quantiles, and one for each vocabulary, which reads its column only.
+    """
+    vocabularies = fit_vocabularies(_vocabulary_values(rows, wanted, columns, limits), save)
+    asked: dict[str, Column] = {}
+    for feature in wanted:
+        asked |= _asks(feature, rows, columns)
+    answers = rows.agg(*(column.alias(name) for name, column in asked.items())).first() if asked else None
+    quantiles = {
+        column_name(feature): (F.col(columns[feature.source]), feature.buckets)
+        for feature in wanted
+        if isinstance(feature, WantedBucket) and feature.buckets is not None
+    }
+    edges = quantile_edges(rows, quantiles)
+    features = [one for feature in wanted for one in _fitted(feature, rows, columns, answers, edges)]
+    return Fitted(tuple(features), vocabularies)
 
 
-def fit_numbers(rows: DataFrame, table: Table, owner: Owner) -> list[Feature]:
-    """Mean and standard deviation of the numeric columns, in one pass."""
-    columns = table.with_role("numeric")
-    if not columns:
-        return []
-    moments = rows.agg(
-        *(F.avg(F.col(c.name).cast("double")).alias(f"mean_{c.name}") for c in columns),
-        *(F.stddev_pop(F.col(c.name).cast("double")).alias(f"std_{c.name}") for c in columns),
-    ).first()
-    assert moments is not None
+def vocabulary_name(feature: WantedVocabulary) -> str:
+    return column_name(feature).removesuffix("_idx")
+
+
+def _vocabulary_values(
+    rows: DataFrame, wanted: Sequence[Wanted], columns: Mapping[str, str], limits: VocabularyLimits
+) -> dict[str, tuple[DataFrame, VocabularyLimits]]:
+    values = {}
+    for feature in wanted:
+        if isinstance(feature, WantedVocabulary):
+            column = columns[feature.source]
+            one = rows.select(F.explode(column) if _is_list(rows, column) else column).toDF("value")
+            own = VocabularyLimits(
+                min_count=feature.min_count or limits.min_count, max_values=feature.max_values or limits.max_values
+            )
+            values[vocabulary_name(feature)] = (one, own)
+    return values
+
+
+def _asks(feature: Wanted, rows: DataFrame, columns: Mapping[str, str]) -> dict[str, Column]:
+    """What a feature has to know of train's rows, as aggregates that are all computed in one pass."""
+    name = column_name(feature)
+    if isinstance(feature, WantedNumber) and "standardise" in feature.steps:
+        value = _stepped(feature, columns)
+        return {f"mean_{name}": F.avg(value), f"std_{name}": F.stddev_pop(value)}
+    if isinstance(feature, WantedVocabulary) and feature.length is None and _is_list(rows, columns[feature.source]):
+        return {f"longest_{name}": F.max(F.size(columns[feature.source]))}
+    if isinstance(feature, WantedPast) and feature.kind == "rate":
+        return {f"mean_{name}": F.avg(F.col("label").cast("double"))}
+    return {}
+
+
+def _fitted(
+    feature: Wanted,
+    rows: DataFrame,
+    columns: Mapping[str, str],
+    answers: Row | None,
+    edges: Mapping[str, tuple[float, ...]],
+) -> list[Feature]:
+    """The feature with what train answered: one, or two for a cyclic one."""
+    name, of = column_name(feature), owner(feature)
+
+    def answer(what: str) -> float:
+        found = answers[f"{what}_{name}"] if answers is not None else None
+        return float(f"{found or 0.0:.{_DIGITS}g}")
+
+    if isinstance(feature, WantedVocabulary):
+        source, vocabulary = columns[feature.source], vocabulary_name(feature)
+        if not _is_list(rows, source):
+            return [IndexFeature(name=name, source=source, owner=of, vocabulary=vocabulary)]
+        length = feature.length or min(_MAX_LIST_LENGTH, max(1, int(answer("longest"))))
+        return [IndicesFeature(name=name, source=source, owner=of, vocabulary=vocabulary, length=length)]
+    if isinstance(feature, WantedNumber):
+        scaled = "standardise" in feature.steps
+        # A constant, or a column of nulls, becomes 0 rather than a division by zero.
+        mean, std = (answer("mean"), answer("std") or 1.0) if scaled else (0.0, 1.0)
+        log1p = "log1p" in feature.steps
+        return [
+            NumberFeature(
+                name=name, source=columns[feature.source], owner=of,
+                low=feature.low, high=feature.high, log1p=log1p, mean=mean, std=std,
+            )
+        ]  # fmt: skip
+    if isinstance(feature, WantedBucket):
+        found = feature.edges if feature.edges is not None else edges[name]
+        return [BucketFeature(name=name, source=columns[feature.source], owner=of, edges=found)]
+    if isinstance(feature, WantedHash):
+        joined = tuple(columns[source] for source in feature.sources)
+        return [HashFeature(name=name, sources=joined, owner=of, buckets=feature.buckets)]
+    if isinstance(feature, WantedTokens):
+        source = columns[feature.source]
+        return [TokensFeature(name=name, source=source, owner=of, buckets=feature.buckets, length=feature.length)]
+    if isinstance(feature, WantedCyclic):
+        source, period_ms = columns[feature.source], PERIOD_MS[feature.period]
+        return [
+            CyclicFeature(name=f"{name}_sin", source=source, owner=of, period_ms=period_ms, phase="sin"),
+            CyclicFeature(name=f"{name}_cos", source=source, owner=of, period_ms=period_ms, phase="cos"),
+        ]
+    tile_ms = duration_ms(feature.every)
     return [
-        NumberFeature(
-            name=f"{_PREFIX[owner]}_{column.name}",
-            source=column.name,
-            owner=owner,
-            mean=moments[f"mean_{column.name}"] or 0.0,
-            # A constant, or a column of nulls, becomes 0 rather than a division by zero.
-            std=moments[f"std_{column.name}"] or 1.0,
+        PastFeature(
+            name=name,
+            owner=of,
+            what=feature.kind,
+            by=tuple(columns[source] for source in sources(feature)),
+            tile_ms=tile_ms,
+            tiles=duration_ms(feature.window) // tile_ms if feature.window else None,
+            folds=feature.folds,
+            prior_rows=feature.prior_rows if feature.kind == "rate" else 0.0,
+            prior_mean=answer("mean") if feature.kind == "rate" else 0.0,
         )
-        for column in columns
     ]
 
 
-def with_features(rows: DataFrame, fitted: Fitted, *, key: str) -> DataFrame:
-    """Add every fitted feature's column. In and out: the same rows, which `key` must name."""
-    for feature in fitted.features:
-        if isinstance(feature, NumberFeature):
-            scaled = (F.col(feature.source).cast("double") - feature.mean) / feature.std
-            rows = rows.withColumn(feature.name, F.coalesce(scaled, F.lit(0.0)).cast("float"))
-        elif isinstance(feature, IndicesFeature):
-            entries = fitted.vocabularies[feature.vocabulary].entries
-            rows = with_indices(
-                rows, source=feature.source, vocabulary=entries, name=feature.name, length=feature.length, key=key
-            )
-        elif isinstance(feature, IndexFeature):
-            entries = fitted.vocabularies[feature.vocabulary].entries
-            rows = with_index(rows, source=feature.source, vocabulary=entries, name=feature.name)
-    return rows
+def _stepped(feature: WantedNumber, columns: Mapping[str, str]) -> Column:
+    source = F.col(columns[feature.source])
+    return stepped(source, low=feature.low, high=feature.high, log1p="log1p" in feature.steps)
 
 
-def _longest(rows: DataFrame, column: Column) -> int:
-    longest = rows.agg(F.max(F.size(column.name)).alias("longest")).first()
-    return min(_MAX_LIST_LENGTH, max(1, (longest["longest"] or 1) if longest is not None else 1))
+def _is_list(rows: DataFrame, column: str) -> bool:
+    return isinstance(rows.schema[column].dataType, ArrayType)

@@ -12,6 +12,9 @@ from pyspark.sql import functions as F
 from schemas.features import NULL_IDX, NUM_RESERVED, UNSEEN_IDX
 
 _ROWS_PER_PARTITION_BITS = 33  # monotonically_increasing_id: partition above, row in the partition below
+SORTED_AT_ONCE = 2_000_000  # values; more are sorted in several partitions
+BROADCAST_VALUES = 2_000_000
+"""Values of a vocabulary that are sent to every task, about 100 MB; of a larger one only the most frequent so many."""
 
 
 @dataclass(frozen=True)
@@ -27,38 +30,71 @@ def build_vocabulary(values: DataFrame, *, min_count: int, max_values: int) -> B
     """Number the values of train by falling count, ties by value; nulls are left out, for they are index 1.
 
     In: one row per occurrence, in the column `value`. Values seen fewer than `min_count` times, and all after the
-    first `max_values`, are dropped. The entries are persisted.
+    first `max_values`, are dropped. The counts of the values kept are persisted, those of the long tail are not.
     """
-    counts = values.where(F.col("value").isNotNull()).groupBy(F.col("value").cast("string").alias("value")).count()
-    ordered = counts.orderBy(F.desc("count"), "value").withColumn("_place", F.monotonically_increasing_id())
+    counts = values.where(F.col("value").isNotNull()).groupBy("value").agg(F.count("*").alias("count"))
+    # The rare values, most of a log's, become one row that says how many they are, before anything is kept or sorted.
+    frequent = F.when(F.col("count") >= min_count, F.col("value"))
+    kept = counts.groupBy(frequent.alias("value")).agg(F.sum("count").alias("count"), F.count("*").alias("values"))
+    kept.persist(StorageLevel.MEMORY_AND_DISK)
+    is_rare = F.col("value").isNull()
+    sizes = kept.agg(F.count_if(~is_rare).alias("frequent"), F.sum(F.when(is_rare, F.col("values"))).alias("rare"))
+    found = sizes.first()
+    assert found is not None
+    num_frequent, num_rare = found["frequent"], found["rare"] or 0
+    num_values = min(max_values, num_frequent)
+    entries = _numbered(kept.where(~is_rare).select(F.col("value").cast("string"), "count"), num_frequent)
+    entries = entries.where(F.col("idx") < num_values + NUM_RESERVED).select("value", "idx", "count")
+    return BuiltVocabulary(entries, num_values, num_frequent - num_values + num_rare)
+
+
+def _numbered(counts: DataFrame, num_values: int) -> DataFrame:
+    """Add `idx`, from 3 on, by falling count and then by value. In and out: one row per value."""
+    order = (F.desc("count"), F.asc("value"))
+    if num_values <= SORTED_AT_ONCE:
+        place = F.monotonically_increasing_id() + NUM_RESERVED
+        return counts.repartition(1).sortWithinPartitions(*order).withColumn("idx", place.cast("int"))
+    ordered = counts.orderBy(*order).withColumn("_place", F.monotonically_increasing_id())
     # Persisted before the partitions are counted: the numbering holds for this one sorting only.
     ordered.persist(StorageLevel.MEMORY_AND_DISK)
     partition = F.shiftright("_place", _ROWS_PER_PARTITION_BITS)
     # Collected: two numbers a partition.
-    sizes = (
-        ordered.groupBy(partition.alias("part"))
-        .agg(F.count("*").alias("values"), F.count_if(F.col("count") >= min_count).alias("frequent"))
-        .orderBy("part")
-        .collect()
-    )
-    offsets = accumulate((size["values"] for size in sizes), initial=0)
+    sizes = ordered.groupBy(partition.alias("part")).count().orderBy("part").collect()
+    offsets = accumulate((size["count"] for size in sizes), initial=0)
     starts = [F.lit(number) for size, start in zip(sizes, offsets, strict=False) for number in (size["part"], start)]
     start = F.element_at(F.create_map(*starts), partition) if starts else F.lit(0)
-    place = F.col("_place").bitwiseAND((1 << _ROWS_PER_PARTITION_BITS) - 1) + start
-    kept = min(max_values, sum(size["frequent"] for size in sizes))  # a prefix, for the order is by count
-    entries = ordered.where(place < kept).select("value", (place + NUM_RESERVED).cast("int").alias("idx"), "count")
-    return BuiltVocabulary(entries, kept, sum(size["values"] for size in sizes) - kept)
+    place = F.col("_place").bitwiseAND((1 << _ROWS_PER_PARTITION_BITS) - 1) + start + NUM_RESERVED
+    return ordered.withColumn("idx", place.cast("int"))
 
 
-def with_index(rows: DataFrame, *, source: str, vocabulary: DataFrame, name: str) -> DataFrame:
+def with_index(
+    rows: DataFrame, *, source: str, vocabulary: DataFrame, name: str, num_values: int | None = None
+) -> DataFrame:
     """Add `name`: the vocabulary's index of the column `source`; 1 for null, 2 for a value it does not hold.
 
-    In and out: the same rows.
+    In and out: the same rows. `num_values` is the vocabulary's size: a small one is sent to every task, of a large
+    one the most frequent values are, and only rows with others travel to them. So a hot value moves no row.
     """
-    entries = vocabulary.select(F.col("value").alias("_entry"), F.col("idx").alias("_idx"))
-    joined = rows.join(entries, F.col(source).cast("string") == F.col("_entry"), how="left")
+    kind = rows.schema[source].dataType
+    entries = vocabulary.select(F.col("value").try_cast(kind).alias("_entry"), F.col("idx").alias("_idx"))
     missing = F.when(F.col(source).isNull(), NULL_IDX).otherwise(UNSEEN_IDX)
-    return joined.withColumn(name, F.coalesce("_idx", missing)).drop("_entry", "_idx")
+    if num_values is None or num_values <= BROADCAST_VALUES:
+        entries = F.broadcast(entries) if num_values is not None else entries
+        joined = rows.join(entries, F.col(source) == F.col("_entry"), how="left")
+        return joined.withColumn(name, F.coalesce("_idx", missing)).drop("_entry", "_idx")
+    is_head = F.col("_idx") < BROADCAST_VALUES + NUM_RESERVED
+    head = F.broadcast(entries.where(is_head).toDF("_head", "_head_idx"))
+    tail = entries.where(~is_head).withColumn("_salt", F.lit(0))
+    found = rows.join(head, F.col(source) == F.col("_head"), how="left")
+    # What needs no look-up is spread by a salt that no entry has; else all of it would meet in one partition.
+    settled = F.col("_head_idx").isNotNull() | F.col(source).isNull()
+    salt = F.when(settled, 1 + F.pmod(F.xxhash64(*(rows.columns)), F.lit(1 << 16))).otherwise(0)
+    rare = F.when(~settled, F.col(source))
+    salted = found.withColumn("_rare", rare).withColumn("_row_salt", salt)
+    meet = (F.col("_rare") == F.col("_entry")) & (F.col("_row_salt") == F.col("_salt"))
+    joined = salted.join(tail, meet, how="left")
+    idx = F.coalesce("_head_idx", "_idx", missing)
+    return joined.withColumn(name, idx).drop("_head", "_head_idx", "_entry", "_idx", "_salt", "_rare", "_row_salt")
 
 
 def with_indices(rows: DataFrame, *, source: str, vocabulary: DataFrame, name: str, length: int, key: str) -> DataFrame:

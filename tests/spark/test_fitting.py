@@ -8,9 +8,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from schemas.contract import Table
+from schemas.feature_set import WantedNumber, WantedVocabulary
 from schemas.features import IndexFeature, IndicesFeature, NumberFeature
 from schemas.settings import parse_model
-from spark_jobs.transforms.fitting import VocabularyLimits, fit_table, with_features
+from spark_jobs.transforms.encoding import with_features
+from spark_jobs.transforms.fitting import VocabularyLimits, fit_features
 
 pytestmark = pytest.mark.slow
 
@@ -32,12 +34,22 @@ TRAIN = [
 LATER = [("5", 40, 1.5, 2.0, "d", ["y", "new", "x", "z"], "n")]
 
 
+def _vocabularies(table: Table) -> list[WantedVocabulary]:
+    return [WantedVocabulary(kind="vocabulary", source=f"users.{c.name}") for c in table.with_role("categorical")]
+
+
+def _numbers(table: Table) -> list[WantedNumber]:
+    return [WantedNumber(kind="number", source=f"users.{c.name}") for c in table.with_role("numeric")]
+
+
 def test_features_are_fitted_on_the_rows_given_and_applied_to_others(spark: SparkSession) -> None:
     columns = [{"name": "key", "type": "string", "meaning": "x"}]
     columns += [{"name": name, "meaning": "x", **spec} for name, spec in COLUMNS.items()]  # type: ignore[dict-item]
     table = parse_model(Table, {"source": {"path": "x"}, "key": ["key"], "columns": columns}, where="test")
+    wanted = [*_vocabularies(table), *_numbers(table)]
+    names = {f"users.{name}": name for name in COLUMNS}
     limits = VocabularyLimits(min_count=1, max_values=10)
-    fitted = fit_table(spark.createDataFrame(TRAIN, SCHEMA), table, "users", limits)
+    fitted = fit_features(spark.createDataFrame(TRAIN, SCHEMA), wanted, names, limits, lambda name, entries: entries)
     std = math.sqrt(200 / 3)
     index, indices, *numbers = fitted.features
     assert index == IndexFeature(name="user_sex_idx", source="sex", owner="users", vocabulary="user_sex")

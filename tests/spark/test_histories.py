@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_jobs.transforms.histories import items_per_user, with_history, with_negatives, with_seen
+from spark_jobs.transforms.histories import blocks_by_popularity, items_per_user, with_history, with_negatives
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_history_holds_only_earlier_items_and_is_left_padded(spark: SparkSession
 
 
 def test_seen_holds_the_last_earlier_items_without_padding(spark: SparkSession) -> None:
-    events = with_seen(_events(spark, ROWS), length=2)
+    events = with_history(_events(spark, ROWS), length=1, seen_length=2)
     assert _by_row(events, "seen") == {1: [], 2: [5], 3: [5, 6], 5: [6, 8], 4: [], 6: [5]}
 
 

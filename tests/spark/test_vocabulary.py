@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_jobs.transforms import vocabulary
 from spark_jobs.transforms.vocabulary import build_vocabulary, with_index, with_indices
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,10 @@ def several_partitions(spark: SparkSession) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("several_partitions")
-def test_the_numbers_run_on_over_several_partitions(spark: SparkSession) -> None:
+def test_the_numbers_of_a_large_vocabulary_run_on_over_several_partitions(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "SORTED_AT_ONCE", 10)
     values = random.Random(1).choices([f"v{n}" for n in range(300)], k=1000)
     counts = sorted(Counter(values).items(), key=lambda entry: (-entry[1], entry[0]))
     frequent = [(value, 3 + place, count) for place, (value, count) in enumerate(counts) if count >= 2]
@@ -74,6 +78,20 @@ def test_null_is_1_and_a_value_outside_the_vocabulary_2(spark: SparkSession) -> 
     indexed = with_index(rows, source="year", vocabulary=entries, name="year_idx")
     assert indexed.columns == ["key", "year", "year_idx"]
     assert {row["key"]: row["year_idx"] for row in indexed.collect()} == {1: 4, 2: 1, 3: 2, 4: 3, 5: 4}
+
+
+@pytest.mark.parametrize("broadcast", [0, 2, 5, 100])
+def test_a_vocabulary_too_large_to_send_gives_the_same_indices_by_its_head_and_its_tail(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, broadcast: int
+) -> None:
+    monkeypatch.setattr(vocabulary, "BROADCAST_VALUES", broadcast)
+    entries = spark.createDataFrame([(str(n), 3 + n) for n in range(6)], "value string, idx int")
+    values: list[int | None] = [0] * 20 + [1, 4, 5, None, None, 6, -1]
+    rows = spark.createDataFrame(list(enumerate(values)), "key int, item int")
+    indexed = with_index(rows, source="item", vocabulary=entries, name="item_idx", num_values=6)
+    assert indexed.columns == ["key", "item", "item_idx"]
+    expected = [1 if value is None else 3 + value if 0 <= value < 6 else 2 for value in values]
+    assert [row["item_idx"] for row in indexed.orderBy("key").collect()] == expected
 
 
 def test_a_list_keeps_its_order_is_padded_on_the_right_and_cut_at_its_length(spark: SparkSession) -> None:

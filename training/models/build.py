@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from schemas.errors import UserError
-from schemas.features import FeatureTransform, IndicesFeature, NumberFeature
+from schemas.features import FeatureTransform
 from training.models.matrix_factorisation import MatrixFactorisation
 from training.models.sasrec import SASRec
 from training.models.two_tower import TwoTower
@@ -40,7 +40,8 @@ def _blank_item_features(transform: FeatureTransform) -> dict[str, Tensor]:
     for feature in transform.of("items"):
         if feature.name == "item_idx":
             continue
-        shape = (rows, feature.length) if isinstance(feature, IndicesFeature) else (rows,)
-        dtype = torch.float32 if isinstance(feature, NumberFeature) else torch.int32
+        length = transform.lengths.get(feature.name)
+        shape = (rows,) if length is None else (rows, length)
+        dtype = torch.float32 if feature.dtype == "float32" else torch.int32
         blank[feature.name] = torch.zeros(shape, dtype=dtype)
     return blank

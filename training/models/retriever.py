@@ -15,9 +15,6 @@ from schemas.features import (
     PADDING_IDX,
     Feature,
     FeatureTransform,
-    IndexFeature,
-    IndicesFeature,
-    NumberFeature,
 )
 from training.batch import Batch
 
@@ -41,8 +38,8 @@ class FeatureEmbedding(nn.Module):
 
     def __init__(self, features: Sequence[Feature], transform: FeatureTransform, width: int) -> None:
         super().__init__()
-        self.categorical = [f for f in features if isinstance(f, IndexFeature | IndicesFeature)]
-        self.numeric = [f for f in features if isinstance(f, NumberFeature)]
+        self.categorical = [f for f in features if f.dtype == "int32"]
+        self.numeric = [f for f in features if f.dtype == "float32"]
         self.tables = nn.ModuleDict(
             {f.name: nn.Embedding(transform.size(f), width, padding_idx=PADDING_IDX) for f in self.categorical}
         )

@@ -41,7 +41,7 @@ class TwoTower(nn.Module):
         # Newest last, as in the history; each older item begins with a quarter less weight.
         self.recency = nn.Parameter(0.3 * torch.arange(-settings.recent + 1.0, 1.0)) if settings.recent else None
         known = transform.of("users", "events") if settings.user_features else ()
-        features: list[Feature] = [f for f in known if f.kind != "history" and f.name != "user_idx"]
+        features: list[Feature] = [f for f in known if f.kind not in ("history", "gaps") and f.name != "user_idx"]
         features += [f for f in transform.features if f.name == "user_idx" and settings.user_id]
         self.about_user = FeatureEmbedding(features, transform, width) if features else None
         self.dropout = nn.Dropout(settings.dropout)

@@ -1,0 +1,146 @@
+"""The tables that ingest published, under the names that preparation uses: ids, time, measures, sources of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from schemas.contract import Contract, Role, Table, TableName
+from schemas.errors import UserError
+from schemas.feature_set import FeatureSet, owner, parts, sources
+from schemas.snapshot import Snapshot
+from spark_jobs.datasets import read_part
+from spark_jobs.spark_types import spark_schema
+from spark_jobs.transforms.splits import SplitPolicy, with_split
+from spark_jobs.transforms.versions import VALID_FROM, with_entity_columns
+
+MEASURES: tuple[Role, ...] = ("label", "weight", "propensity")
+_OWN_NAMES: dict[Role, str] = {"user": "user_id", "item": "item_id", "event_time": "event_time_ms"}
+# Names that preparation gives to columns of its own beside those of each table.
+_TAKEN: dict[TableName, set[str]] = {
+    "events": {"row_id", "user_id", "item_id", "event_time_ms", "label", "weight", "propensity", "split"}
+    | {"user_idx", "item_idx", "query_id", "seen", "history", "history_gaps", "negatives"},
+    "items": {"item_id", "item_idx", "title", "count", VALID_FROM},
+    "users": {"user_id", "user_idx", "seen", "history", VALID_FROM},
+}
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is known of events, users and items; users and items have valid_from_ms where their rows are versions."""
+
+    contract: Contract
+    events: DataFrame
+    """One row per event: row_id, event_time_ms, user_id and item_id if any, measures, sources of features, split."""
+    users: DataFrame | None
+    items: DataFrame | None
+    columns: Mapping[TableName, Mapping[str, str]]
+    """By the table that owns a feature: the column that each source (`users.age`) has in that table's rows."""
+
+    @property
+    def ids(self) -> list[str]:
+        """`user` and `item`, or what there is of these."""
+        return [name for name in ("user", "item") if f"{name}_id" in self.events.columns]
+
+    @property
+    def has_histories(self) -> bool:
+        return len(self.ids) == 2
+
+    @property
+    def measures(self) -> list[str]:
+        return [role for role in MEASURES if self.contract.events.with_role(role)]
+
+
+def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
+    """Raise UserError for a source with the name of a column of ours, and for what the log cannot give."""
+    for source in {source for feature in wanted.features for source in sources(feature)}:
+        name, column = parts(source)
+        table = contract.tables()[name]
+        role = table.column(column).role
+        if column in _TAKEN[name] and role not in (*_OWN_NAMES, "title"):  # type: ignore[index]
+            raise UserError(
+                f"contract {contract.name}: {name}.{column}: a snapshot has a column of this name already. "
+                f"Name it otherwise, with `source: {table.column(column).raw_name}`, and ingest again."
+            )
+    has = {role: bool(contract.events.with_role(role)) for role in ("user", "item", "label")}  # type: ignore[arg-type]
+    if any(feature.kind == "rate" for feature in wanted.features) and not has["label"]:
+        raise UserError(f"feature set {wanted.name}: a rate is a mean of labels, and {contract.name} has no label.")
+    if policy.kind != "time" and not has["user"]:
+        raise UserError(f"{contract.name} has no users: split it by time, for example --split time:0.8,0.1,0.1.")
+    if wanted.history_gaps and not (has["user"] and has["item"] and policy.query_grain == "event"):
+        raise UserError("history_gaps needs users, items and a split by time or leave_last_out: a history with times.")
+
+
+def read_log(spark: SparkSession, parent: Snapshot, wanted: FeatureSet, policy: SplitPolicy, seed: int) -> Log:
+    """The accepted events with their split, and the users and items."""
+    if parent.manifest.rows("events") == 0:
+        raise UserError(f"{parent.url} holds no accepted events.")
+    contract = parent.manifest.contract
+    columns = _columns(contract, wanted)
+    users = _read_entities(spark, parent, "users", columns)
+    items = _read_entities(spark, parent, "items", columns)
+    events = with_split(_read_events(spark, parent, columns["events"]), policy, seed=seed)
+    for name, entities, key in (("users", users, "user_id"), ("items", items, "item_id")):
+        borrowed = {
+            parts(source)[1]: column for source, column in columns["events"].items() if parts(source)[0] == name
+        }
+        if borrowed and entities is not None:
+            kept = [key, *([VALID_FROM] if VALID_FROM in entities.columns else [])]
+            own = entities.select(*kept, *(F.col(column).alias(alias) for column, alias in borrowed.items()))
+            events = with_entity_columns(events, own, key=key)
+    return Log(contract, events, users, items, columns)
+
+
+def _columns(contract: Contract, wanted: FeatureSet) -> dict[TableName, dict[str, str]]:
+    """The columns that features are made of, by the table that owns them; events name those of others `users__age`."""
+    columns: dict[TableName, dict[str, str]] = {"events": {}, "items": {}, "users": {}}
+    for feature in wanted.features:
+        for source in sources(feature):
+            name, column = parts(source)
+            table: Table = contract.tables()[name]  # type: ignore[index]
+            own_name = _OWN_NAMES.get(table.column(column).role, column)
+            borrowed = owner(feature) != name
+            columns[owner(feature)][source] = f"{name}__{column}" if borrowed else own_name
+    return columns
+
+
+def _read_events(spark: SparkSession, parent: Snapshot, columns: Mapping[str, str]) -> DataFrame:
+    """row_id is a hash of the contract's key, so a row keeps its name from one snapshot to the next."""
+    table = parent.manifest.contract.events
+    events = read_part(spark, parent.url, parent.files("events"), spark_schema(table))
+    ids = [
+        F.col(column.name).cast("string").alias(_OWN_NAMES[role])
+        for role in ("user", "item")
+        for column in table.with_role(role)
+    ]
+    measures = [
+        F.col(column.name).cast("float").alias(role) for role in MEASURES for column in table.with_role(role)[:1]
+    ]
+    own = {parts(source)[1] for source in columns if parts(source)[0] == "events"}
+    plain = [column.name for column in table.columns if column.name in own and column.role not in _OWN_NAMES]
+    return events.select(
+        F.xxhash64(*table.key).alias("row_id"),
+        *ids,
+        F.col(table.the("event_time").name).alias("event_time_ms"),
+        *measures,
+        *plain,
+    )
+
+
+def _read_entities(
+    spark: SparkSession, parent: Snapshot, name: TableName, columns: Mapping[TableName, Mapping[str, str]]
+) -> DataFrame | None:
+    """The items or the users of the contract, with their id as text; None where the contract has no such table."""
+    table = parent.manifest.contract.tables().get(name)
+    if table is None:
+        return None
+    entities = read_part(spark, parent.url, parent.files(name), spark_schema(table))
+    needed = {parts(source)[1] for of in columns.values() for source in of if parts(source)[0] == name}
+    needed |= {column.name for column in table.with_role("title")}
+    used = [column.name for column in table.columns if column.name in needed and column.role not in _OWN_NAMES]
+    key = F.col(table.key[0]).cast("string").alias("user_id" if name == "users" else "item_id")
+    versions = [F.col(column.name).alias(VALID_FROM) for column in table.with_role("valid_from")]
+    return entities.select(key, *versions, *used)
