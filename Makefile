@@ -5,7 +5,7 @@ VENV := $(abspath $(or $(HEADRACE_VENV),.venv))
 PYTHON_IN := $(VENV)/bin/python
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo test test-fast check format test-petastorm bench-quality bench-feed test-compose lock clean
+.PHONY: help setup demo test test-fast check format test-petastorm bench-quality bench-feed bench-spark test-compose lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -40,6 +40,9 @@ bench-quality: setup ## recall, NDCG and hit rate on MovieLens 100K beside RecBo
 
 bench-feed: setup ## the feed beside the Arrow scan, petastorm, Mosaic Streaming and others: speed, memory, shuffle
 	headrace benchmark feed
+
+bench-spark: setup ## the Spark jobs beside MLlib, DuckDB, Polars, pandas and NVTabular: speed, memory, same results
+	headrace benchmark spark
 
 test-compose: setup ## the containers of the compose file, started and used
 	tests/compose/run.sh

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         steps.add_parser(name, help=summary, add_help=False)
 
     benchmark = steps.add_parser("benchmark", help="run a benchmark: one table and one line of JSON", add_help=False)
-    benchmark.add_argument("name", choices=("quality", "feed"), help="which")
+    benchmark.add_argument("name", choices=("quality", "feed", "spark"), help="which")
     return command
 
 

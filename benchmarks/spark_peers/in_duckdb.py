@@ -25,7 +25,7 @@ def connect(memory_mb: int, scratch: Path) -> duckdb.DuckDBPyConnection:
 
 def fit(database: duckdb.DuckDBPyConnection, events: Path) -> None:
     """Make the view `log`, and the tables `cuts`, `moments` and a vocabulary for each c."""
-    database.execute(f"CREATE VIEW log AS SELECT * FROM read_parquet('{events}/*.parquet')")
+    database.execute(f"CREATE VIEW log AS SELECT * FROM read_parquet('{events}/**/*.parquet')")
     num_rows = _one(database, "SELECT count(*) FROM log")[0]
     # Half a row less, so that no rounding takes the row after the wanted one.
     shares = [(job.rank_of_cut(share, num_rows) - 0.5) / num_rows for share in job.SHARES_BEFORE]

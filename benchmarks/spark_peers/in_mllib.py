@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml import Estimator, Pipeline, PipelineModel, Transformer
 from pyspark.ml.feature import Imputer, StandardScaler, StringIndexerModel, VectorAssembler
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
@@ -66,7 +66,7 @@ def vocabulary(train: DataFrame, column: str) -> DataFrame:
 def scaling(train: DataFrame) -> tuple[PipelineModel, dict[str, float]]:
     """What standardises the numbers, and by how much its spread is too small: it sees means in the place of nulls."""
     logs, whole = [f"{i}_log" for i in job.NUMBERS], [f"{i}_whole" for i in job.NUMBERS]
-    stages = [
+    stages: list[Estimator | Transformer] = [
         Imputer(inputCols=logs, outputCols=whole),
         VectorAssembler(inputCols=whole, outputCol="whole"),
         StandardScaler(inputCol="whole", outputCol="scaled", withMean=True, withStd=True),
@@ -87,8 +87,10 @@ def with_logs(rows: DataFrame) -> DataFrame:
     return rows.withColumns({f"{i}_log": F.log1p(i) for i in job.NUMBERS})
 
 
-def encoded(rows: DataFrame, pipeline: PipelineModel, labels: dict[str, list[str]], spread: dict[str, float]) -> DataFrame:
-    found = pipeline.transform(with_logs(rows)).withColumn("scaled", vector_to_array("scaled"))
+def encoded(
+    rows: DataFrame, pipeline: PipelineModel, labels: dict[str, list[str]], spread: dict[str, float]
+) -> DataFrame:
+    found = pipeline.transform(with_logs(rows)).withColumn("scaled", vector_to_array(F.col("scaled")))
     numbers = [
         F.when(F.col(i).isNull(), 0.0).otherwise(F.col("scaled")[place] * spread[i]).cast("float").alias(i)
         for place, i in enumerate(job.NUMBERS)

@@ -62,7 +62,7 @@ def write(rows: pl.LazyFrame, folder: Path) -> None:
 def main() -> None:
     given = job.arguments(__doc__ or "")
     phase = Phases(given.out)
-    log = pl.scan_parquet(given.events / "*.parquet")
+    log = pl.scan_parquet(given.events / "**/*.parquet")
     with phase("fit"):
         valid, test = cuts(log)
         train = log.filter(pl.col("time_ms") < valid)

@@ -57,12 +57,8 @@ def expected(events: Path, memory_mb: int, scratch: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         split: by_duckdb(database, f"({in_duckdb.encoded(database, split)})") for split in job.SPLITS
     }
-    found["vocabularies"] = {
-        c: database.execute(f"SELECT count(*) FROM vocab_{c}").fetchone()[0] for c in job.VALUES
-    }
-    found["distinct"] = {
-        c: database.execute(f"SELECT count(DISTINCT {c}) FROM log").fetchone()[0] for c in job.VALUES
-    }
+    found["vocabularies"] = {c: database.execute(f"SELECT count(*) FROM vocab_{c}").fetchone()[0] for c in job.VALUES}
+    found["distinct"] = {c: database.execute(f"SELECT count(DISTINCT {c}) FROM log").fetchone()[0] for c in job.VALUES}
     return found
 
 
