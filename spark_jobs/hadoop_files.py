@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from schemas.errors import UserError
+from schemas.storage import join
+
+T = TypeVar("T")
+_OBJECT_STORES = ("s3a", "s3", "s3n", "gs", "oss", "cos", "cosn", "obs")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class HadoopFiles:
     """Small files and listings; data goes through Spark."""
 
     def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
         self._jvm: Any = spark._jvm
         self._conf: Any = spark._jsc.hadoopConfiguration()
 
@@ -74,13 +81,101 @@ class HadoopFiles:
 
     def write_text(self, url: str, text: str, *, overwrite: bool = False) -> None:
         """Write a small file; without `overwrite` the file must not exist."""
-        path, fs = self._open(url)
+        path, fs = self._open_plain(url)
         try:
             stream = fs.create(path, overwrite)
             stream.write(text.encode())
             stream.close()
         except Py4JJavaError as error:
             raise UserError(f"cannot write {url}: {_reason(error)}") from None
+
+    def write_new(self, url: str, text: str) -> bool:
+        """Write a small file whole, unless it is there; whether it was written. Of two jobs one can.
+
+        HDFS makes a file for one creator only. Java's local files do not, but a hard link is made once.
+        """
+        path, fs = self._open_plain(url)
+        if fs.exists(path):
+            return False
+        if self._is_local(fs):
+            draft = f"{url}.{uuid.uuid4().hex}"
+            self.write_text(draft, text)
+            try:
+                self._jvm.java.nio.file.Files.createLink(self._local(url), self._local(draft))
+            except Py4JJavaError as error:
+                if "FileAlreadyExistsException" in str(error.java_exception.toString()):
+                    return False
+                raise UserError(f"cannot write {url}: {_reason(error)}") from None
+            finally:
+                self.delete(draft)
+            return True
+        self.write_text(url, text)
+        return True
+
+    def replace_text(self, url: str, text: str) -> None:
+        """Let a small file hold another text: readers find the old one or the new one, whole.
+
+        A rename that overwrites is atomic on HDFS and local disks; object stores have no rename, and a PUT is atomic.
+        """
+        path, fs = self._open_plain(url)
+        if str(fs.getUri().getScheme()) in _OBJECT_STORES:
+            self.write_text(url, text, overwrite=True)
+            return
+        draft = join(url.rsplit("/", 1)[0], f".{url.rsplit('/', 1)[1]}.{uuid.uuid4().hex}")
+        self.write_text(draft, text)
+        if self._is_local(fs):
+            # A release before this one wrote checksums beside small files; the old one would not fit the new text.
+            self.delete(join(url.rsplit("/", 1)[0], f".{url.rsplit('/', 1)[1]}.crc"))
+            if not fs.rename(self._path(draft), path):
+                raise UserError(f"cannot replace {url}: is its folder writable?")
+            return
+        options = self._jvm.org.apache.hadoop.fs.Options.Rename
+        gateway: Any = self._spark._sc._gateway
+        renames = gateway.new_array(options, 1)
+        renames[0] = options.OVERWRITE
+        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(path.toUri(), self._conf)
+        context.rename(self._path(draft), path, renames)
+
+    def delete(self, url: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        path, fs = self._open_plain(url)
+        fs.delete(path, False)
+
+    def files_below(self, url: str) -> list[str]:
+        """URLs of all files in a folder and its folders; none where there is no such folder."""
+        path, fs = self._open(url)
+        if not fs.exists(path):
+            return []
+        found, walk = [], fs.listFiles(path, True)
+        while walk.hasNext():
+            found.append(str(walk.next().getPath().toString()))
+        return sorted(found)
+
+    def path_below(self, url: str, root: str) -> str:
+        """The path of a listed file relative to a folder, however the folder was written."""
+        path, fs = self._open(root)
+        return url.removeprefix(str(fs.makeQualified(path).toString())).lstrip("/")
+
+    def check_readable(self, url: str) -> None:
+        """Raise UserError for a compressed text file whose codec is not at hand."""
+        path, _ = self._open(url)
+        codec = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf).getCodec(path)
+        if codec is None:
+            return
+        try:
+            codec.createDecompressor()
+        except Py4JJavaError as error:
+            raise UserError(
+                f"{url} cannot be decompressed: {_reason(error)}. Give it as .gz or plain text, "
+                "or run Spark with Hadoop's native libraries."
+            ) from None
+
+    def parquet_schema(self, url: str) -> str:
+        """The schema in a Parquet file's footer, as text; UserError where the file is none."""
+        try:
+            return self._footer(url, lambda footer: str(footer.getFileMetaData().getSchema().toString()))
+        except Py4JJavaError as error:
+            raise UserError(f"{url} is no whole Parquet file: {_reason(error)}") from None
 
     def rename(self, source: str, target: str) -> None:
         path, fs = self._open(source)
@@ -102,16 +197,31 @@ class HadoopFiles:
 
     def row_groups(self, url: str) -> tuple[int, ...]:
         """Rows of each row group of a Parquet file, read from its footer."""
+        return self._footer(url, lambda footer: tuple(int(block.getRowCount()) for block in footer.getBlocks()))
+
+    def _footer(self, url: str, read: Callable[[Any], T]) -> T:
         hadoop = self._jvm.org.apache.parquet.hadoop
         source = hadoop.util.HadoopInputFile.fromPath(self._path(url), self._conf)
         reader = hadoop.ParquetFileReader.open(source)
         try:
-            return tuple(int(block.getRowCount()) for block in reader.getFooter().getBlocks())
+            return read(reader.getFooter())
         finally:
             reader.close()
 
     def _path(self, url: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(url)
+
+    def _local(self, url: str) -> Any:
+        return self._jvm.java.io.File(self._path(url).toUri().getPath()).toPath()
+
+    def _is_local(self, fs: Any) -> bool:
+        return str(fs.getUri().getScheme()) == "file"
+
+    def _open_plain(self, url: str) -> tuple[Any, Any]:
+        """Without the checksum files that Hadoop writes beside local ones: data and checksum are replaced in two
+        steps, and a reader between them would find the file damaged."""
+        path, fs = self._open(url)
+        return path, fs.getRawFileSystem() if hasattr(fs, "getRawFileSystem") and self._is_local(fs) else fs
 
     def _open(self, url: str) -> tuple[Any, Any]:
         try:

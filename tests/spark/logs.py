@@ -109,8 +109,11 @@ def write_contract(folder: Path, contract: dict[str, Any]) -> Path:
     return path
 
 
-def run_ingest(spark: SparkSession, contract: Path, raw: Path, out: Path, *, max_quarantined: float = 0.5) -> None:
-    ingest(spark, IngestConfig(contract=str(contract), raw=str(raw), out=str(out), max_quarantined=max_quarantined))
+def run_ingest(
+    spark: SparkSession, contract: Path, raw: Path, out: Path, *, max_quarantined: float = 0.5, **changes: Any
+) -> None:
+    given: dict[str, Any] = {"contract": str(contract), "raw": str(raw), "out": str(out)}
+    ingest(spark, IngestConfig(max_quarantined=max_quarantined, **given, **changes))
 
 
 def run_prepare(spark: SparkSession, events: Path, out: Path, **changes: Any) -> None:
