@@ -17,7 +17,10 @@ from schemas.version import VERSION
 JOBS = {
     "ingest": "raw log -> checked events, quarantine and ledger (Spark)",
     "prepare": "checked events -> snapshot with splits, features and vocabularies (Spark)",
+    "profile": "snapshot or events -> a page that says what is in them, column by column (Spark)",
 }
+# A module named `profile` would hide Python's own from every job, for spark-submit looks in their folder first.
+JOB_FILES = {"profile": "profile_snapshot"}
 PROGRAMS = {
     "train": "snapshot -> run with checkpoints and bundle (Horovod ranks)",
     "evaluate": "metrics of a run on a split, beside popularity (Horovod ranks)",
@@ -87,7 +90,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     elif given.step == "data":
         print(fetch(given.name, Path(absolute(given.to))))
     elif given.step in JOBS:
-        return launch.spark_submit(given.step, rest, master=given.master, conf=given.conf)
+        return launch.spark_submit(JOB_FILES.get(given.step, given.step), rest, master=given.master, conf=given.conf)
     elif given.step in PROGRAMS:
         return on_ranks(given, rest)
     elif given.step in MEASURES or given.step == "recommend":
