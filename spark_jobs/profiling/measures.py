@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -15,6 +16,7 @@ from schemas.features import PADDING_IDX, Feature, FeatureTransform
 
 DRAWN_ELEMENTS = 8
 MAX_TEXT = 80
+_KEPT, _SIZE = "_kept_", "_size_"
 IDENTIFIERS = {"row_id", "query_id"}
 _ITEM_LISTS = {"history", "seen", "negatives"}
 _OURS = {
@@ -75,6 +77,10 @@ class ProfiledColumn:
     padded_length: int | None = None
 
     @property
+    def is_padded(self) -> bool:
+        return self.measure.vocabulary is not None or self.padded_length is not None
+
+    @property
     def is_list(self) -> bool:
         return self.measure.is_element
 
@@ -88,6 +94,21 @@ def profiled_columns(
     return [_profiled(field, table, contract, features.get(field.name), vocabularies) for field in schema.fields]
 
 
+def with_lists(rows: DataFrame, columns: Sequence[ProfiledColumn]) -> DataFrame:
+    """Add each list without its padding, and its size: a column each, for a measure refers to them many times."""
+    types = {field.name: field.dataType for field in rows.schema.fields}
+    kept, sizes = {}, {}
+    for column in columns:
+        kind = types[column.name]
+        if isinstance(kind, T.ArrayType):
+            whole, padding = F.col(f"`{column.name}`"), F.lit(PADDING_IDX)
+            removes = column.is_padded and isinstance(kind.elementType, T.IntegralType)
+            kept[_KEPT + column.name] = F.array_remove(whole, padding.cast(kind.elementType)) if removes else whole
+            held = F.col(_KEPT + column.name)
+            sizes[_SIZE + column.name] = F.when(held.isNotNull(), F.size(held))
+    return rows.withColumns(kept).withColumns(sizes) if kept else rows
+
+
 def _profiled(
     field: T.StructField, table: str, contract: Contract, feature: Feature | None, vocabularies: Mapping[str, Any]
 ) -> ProfiledColumn:
@@ -97,8 +118,7 @@ def _profiled(
     source = _contract_column(field.name, table, contract, feature)
     lengths = None
     if isinstance(field.dataType, T.ArrayType):
-        padded = vocabulary is not None or length is not None
-        measure, lengths = _list_measures(field, vocabulary, padded=padded)
+        measure, lengths = _list_measures(field, vocabulary)
     else:
         measure = _scalar_measure(field, source, vocabulary)
     meaning = source.meaning if source is not None else ""
@@ -152,14 +172,12 @@ def _scalar_measure(field: T.StructField, source: Column | None, vocabulary: str
     return Measure(name=field.name, kind="presence", values=(_presence(value),))
 
 
-def _list_measures(field: T.StructField, vocabulary: str | None, *, padded: bool) -> tuple[Measure, Measure]:
+def _list_measures(field: T.StructField, vocabulary: str | None) -> tuple[Measure, Measure]:
     """The elements (up to DRAWN_ELEMENTS a row, evenly spaced from a start that a hash draws) and the lengths."""
     assert isinstance(field.dataType, T.ArrayType)
-    element, whole = field.dataType.elementType, F.col(f"`{field.name}`")
-    holds_integers = isinstance(element, T.IntegralType)
-    kept = F.array_remove(whole, F.lit(PADDING_IDX).cast(element)) if padded and holds_integers else whole
-    size = F.when(whole.isNotNull(), F.size(kept))
-    start = F.pmod(F.xxhash64(whole), F.lit(1 << 10)) / float(1 << 10)
+    element = field.dataType.elementType
+    kept, size = F.col(_KEPT + field.name), F.col(_SIZE + field.name)
+    start = F.pmod(F.xxhash64(size, F.get(kept, F.lit(0)), F.get(kept, F.lit(1))), F.lit(1 << 10)) / float(1 << 10)
 
     def drawn(number: int) -> SparkColumn:
         spread = F.floor((F.lit(float(number)) + start) * size / float(DRAWN_ELEMENTS)).cast("int")

@@ -12,7 +12,7 @@ from schemas.features import FeatureTransform
 from schemas.profile import ColumnKind, ColumnProfile, Slot, TableProfile, TimeProfile
 from spark_jobs.profiling.counts import Counts, Sums, count
 from spark_jobs.profiling.figures import NOTHING, drifts, figures_of, total
-from spark_jobs.profiling.measures import Measure, ProfiledColumn
+from spark_jobs.profiling.measures import Measure, ProfiledColumn, with_lists
 from spark_jobs.profiling.sketches import GroupSketches, sketch
 from spark_jobs.profiling.slots import SlotPlan, plan_slots
 
@@ -42,7 +42,8 @@ class TableInput:
 def profile_table(table: TableInput, transform: FeatureTransform | None, texts: Texts) -> TableProfile:
     """Sketch, choose slots, count, and work the figures out: two aggregations whatever the number of columns."""
     measures = [measure for column in table.columns for measure in (column.measure, column.lengths) if measure]
-    sketches = sketch(table.rows, measures)
+    rows = with_lists(table.rows, table.columns)
+    sketches = sketch(rows, measures)
     groups = tuple(group for group in table.groups if group in sketches)
     owner = {
         measure.name: column.name for column in table.columns for measure in (column.measure, column.lengths) if measure
@@ -60,7 +61,7 @@ def profile_table(table: TableInput, transform: FeatureTransform | None, texts: 
     clock = _clock(table, groups, sketches)
     label_center = plans[table.label].center if table.label is not None else 0.0
     label = F.col(f"`{table.label}`") if table.label is not None else None
-    counts = count(table.rows, [*planned, *(clock.measures if clock is not None else ())], label, label_center)
+    counts = count(rows, [*planned, *(clock.measures if clock is not None else ())], label, label_center)
 
     def profile_of(column: ProfiledColumn, measure: Measure) -> ColumnProfile:
         plan, there = plans[measure.name], groups_of(measure)
