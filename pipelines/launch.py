@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+# Spark makes one method of a stage's joins; the JVM would interpret what has over 8,000 bytes of code.
+_COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
 _SHIPPED = ("schemas", "spark_jobs")
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
 
@@ -33,7 +35,8 @@ def spark_submit(job: str, arguments: Sequence[str], *, master: str | None = Non
         if master is not None:
             command += ["--master", master]
         log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
-        command += ["--driver-java-options", log_settings]
+        command += ["--driver-java-options", f"{log_settings} {_COMPILE_LARGE_METHODS}"]
+        command += ["--conf", f"spark.executor.extraJavaOptions={_COMPILE_LARGE_METHODS}"]
         command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
         return subprocess.run(command, env=_environment(), check=False).returncode
 

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from schemas.contract import Contract, Role, Table, TableName
 from schemas.errors import UserError
-from schemas.feature_set import FeatureSet, owner, parts, sources
+from schemas.feature_set import FeatureSet, column_name, owner, parts, sources
 from schemas.snapshot import Snapshot
 from spark_jobs.datasets import read_part
 from spark_jobs.spark_types import spark_schema
@@ -65,6 +65,9 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
                 f"contract {contract.name}: {name}.{column}: a snapshot has a column of this name already. "
                 f"Name it otherwise, with `source: {table.column(column).raw_name}`, and ingest again."
             )
+    names = {column_name(feature) for feature in wanted.features}
+    if clash := sorted(names & (_TAKEN["events"] | _TAKEN["items"] | _TAKEN["users"])):
+        raise UserError(f"feature set {wanted.name}: a snapshot has a column {clash[0]!r} already: give another name.")
     has = {role: bool(contract.events.with_role(role)) for role in ("user", "item", "label")}  # type: ignore[arg-type]
     if any(feature.kind == "rate" for feature in wanted.features) and not has["label"]:
         raise UserError(f"feature set {wanted.name}: a rate is a mean of labels, and {contract.name} has no label.")

@@ -29,6 +29,9 @@ from spark_jobs.transforms.versions import VALID_FROM, latest, with_entity_colum
 from spark_jobs.transforms.vocabulary import with_index, with_indices
 
 
+_MADE = "_made_"  # before a feature's name until all are made
+
+
 @dataclass(frozen=True)
 class HistoryShape:
     """How much of a user's past stands in a row."""
@@ -87,27 +90,31 @@ def with_ids(rows: DataFrame, fitted: FittedTables) -> DataFrame:
 def with_features(rows: DataFrame, fitted: Fitted, *, key: str, events: DataFrame | None = None) -> DataFrame:
     """Add every fitted feature's column. In and out: the same rows, which `key` must name.
 
-    `events` are all events of the log, for features of the past.
+    `events` are all events of the log, for features of the past. A feature may have the name of its source.
     """
+    plain = rows.columns
     own: dict[str, Column] = {}
     for feature in fitted.features:
+        made = _MADE + feature.name
         if isinstance(feature, IndexFeature):
             known = fitted.vocabularies[feature.vocabulary]
             rows = with_index(
-                rows, source=feature.source, vocabulary=known.entries, name=feature.name, num_values=known.num_values
+                rows, source=feature.source, vocabulary=known.entries, name=made, num_values=known.num_values
             )
         elif isinstance(feature, IndicesFeature):
             entries = fitted.vocabularies[feature.vocabulary].entries
             rows = with_indices(
-                rows, source=feature.source, vocabulary=entries, name=feature.name, length=feature.length, key=key
+                rows, source=feature.source, vocabulary=entries, name=made, length=feature.length, key=key
             )
         elif isinstance(feature, PastFeature):
             assert events is not None
-            rows = with_past(rows, feature, events)
+            rows = with_past(rows, feature, events, name=made)
         elif isinstance(feature, RowFeature):
             of_list = isinstance(feature, TokensFeature) and isinstance(rows.schema[feature.source].dataType, ArrayType)
             own[feature.name] = feature_column(feature, is_list=of_list)
-    return rows.withColumns(own) if own else rows
+    names = [feature.name for feature in fitted.features]
+    features = [own[name].alias(name) if name in own else F.col(_MADE + name).alias(name) for name in names]
+    return rows.select(*(name for name in plain if name not in names), *features)
 
 
 def _encoded(entities: DataFrame, fitted: Fitted, key: str) -> DataFrame:

@@ -13,8 +13,8 @@ from schemas.features import FIELD_SEPARATOR, NULL_TEXT, PastFeature
 _EXACT = 1_000_000  # labels are summed as whole millionths: sums of doubles depend on the order of the rows
 
 
-def with_past(rows: DataFrame, feature: PastFeature, events: DataFrame) -> DataFrame:
-    """Add the feature's column to `rows`, as counted over `events`. In and out: the same rows.
+def with_past(rows: DataFrame, feature: PastFeature, events: DataFrame, *, name: str) -> DataFrame:
+    """Add the feature as the column `name` to `rows`, as counted over `events`. In and out: the same rows.
 
     Both have one row per event, with row_id, event_time_ms, split, the label and the columns of `by`; `rows` may be
     some of the events. A value of null is a value like any other.
@@ -35,7 +35,7 @@ def with_past(rows: DataFrame, feature: PastFeature, events: DataFrame) -> DataF
     num_rows = F.coalesce("_past_rows", F.lit(0))
     labels = F.coalesce("_past_labels", F.lit(0)) / _EXACT
     dropped = ("_key", "_tile", "_past_key", "_past_tile", "_past_rows", "_past_labels")
-    return joined.withColumn(feature.name, _value(feature, num_rows, labels)).drop(*dropped)
+    return joined.withColumn(name, _value(feature, num_rows, labels)).drop(*dropped)
 
 
 def state_of(events: DataFrame, feature: PastFeature) -> DataFrame:
