@@ -128,7 +128,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "ratio_to_mllib": {data: _ratio(median(runs, data, "mllib"), own[data]) for data in names},
         "time_ratio_to_fastest_of_duckdb_polars": {data: _ratio(own[data], fastest(data)) for data in names},
         "cost_per_row_growth": None if growth is None else round(growth - 1, 3),
-        "cost_per_row_growth_over": plain[:1] + plain[-1:],
+        "cost_per_row_growth_over": [plain[0], plain[-1]] if growth is not None else [],
         "hot_key_growth": {data: None if one is None else round(one - 1, 3) for data, one in hot_growth.items()},
         "file_size_spread": {data: one if one is None else round(one, 4) for data, one in spreads.items()},
         "not_done": {f"{run['data']} {run['tool']}": run["outcome"] for run in runs if run["outcome"] != "done"},
