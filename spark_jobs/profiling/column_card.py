@@ -8,10 +8,10 @@ from schemas.profile import ColumnProfile, GroupFigures, TableProfile
 from spark_jobs.profiling.charts import bars_and_lines, line
 from spark_jobs.profiling.findings import MISSING, PSI_CHANGE, UNSEEN, is_constant, is_ordinary
 from spark_jobs.profiling.html import Html, joined, tag
-from spark_jobs.profiling.wording import integer, moment, number, percent
+from spark_jobs.profiling.wording import day, integer, moment, number, percent
 
 Format = Callable[[float | None], str]
-_PLAIN_SCALING = {"kind", "name", "source", "owner", "mean", "std"}
+_PLAIN_SCALING = {"kind", "name", "source", "owner", "low", "high", "log1p", "mean", "std"}
 _SHOWN_DEFINITION = 12
 
 
@@ -177,7 +177,7 @@ def _axis(column: ColumnProfile) -> Html:
         reserved = "".join(f"{slot.kind} · " for slot in slots if slot.kind != "value")
         ends = [f"{reserved}{values[0]}" if values else reserved.strip(" ·"), values[-1] if len(values) > 1 else ""]
     else:
-        shown = _format(column)
+        shown = _format(column) if column.role not in ("event_time", "valid_from") else day
         marks = [slot.low if slot.kind == "value" else slot.high for slot in slots]
         ends = [
             shown(marks[0]) if slots[0].kind == "value" else f"below {shown(marks[0])}",
@@ -280,9 +280,9 @@ def _scrolled(table: Html) -> Html:
 
 
 def _scaling(column: ColumnProfile) -> tuple[float, float] | None:
-    """(mean, std) of a feature that is (value - mean) / std and nothing else; None for any other."""
+    """(mean, std) of a feature that is (value - mean) / std, clipped perhaps; None for any other."""
     told = column.definition
-    if told.get("kind") != "number" or not set(told) <= _PLAIN_SCALING or column.kind != "number":
+    if told.get("kind") != "number" or told.get("log1p") or not set(told) <= _PLAIN_SCALING or column.kind != "number":
         return None
     return float(told["mean"]), float(told["std"])
 

@@ -67,8 +67,10 @@ def _about_the_label(table: TableProfile) -> Iterator[Finding]:
 
 
 def _about_a_column(table: TableProfile, column: ColumnProfile) -> Iterator[Finding]:
+    named = column.name if table.name in ("rows", "events") else f"{table.name}.{column.name}"
+
     def say(level: Level, text: str) -> Finding:
-        return Finding(level=level, table=table.name, column=column.name, text=f"{column.name}: {text}")
+        return Finding(level=level, table=table.name, column=column.name, text=f"{named}: {text}")
 
     def where(group: str) -> str:
         return f" in {group}" if len(table.groups) > 1 else ""

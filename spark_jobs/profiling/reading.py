@@ -30,19 +30,22 @@ def open_either(hadoop: HadoopFiles, url: str) -> Snapshot:
     except (ValueError, AttributeError):
         is_events = False  # and what it is instead is said below
     snapshot = snapshot_of(url, text, kind="events" if is_events else "snapshot")
-    for part, files in snapshot.manifest.parts.items():
-        found = (
-            {status.url.rsplit("/", 1)[-1]: status.bytes for status in hadoop.glob(join(url, part))} if files else {}
-        )
-        for file in files:
-            size = found.get(file.path.rsplit("/", 1)[-1])
-            if size is None:
-                raise SnapshotDamaged(f"{url}: {file.path} is missing; it held {file.rows:,} rows.")
-            if size != file.bytes:
-                raise SnapshotDamaged(
-                    f"{url}: {file.path} has {size:,} bytes, the manifest says {file.bytes:,} ({file.rows:,} rows): "
-                    "it was cut short or written again."
-                )
+    named = [file for files in snapshot.manifest.parts.values() for file in files]
+    sizes = {
+        (folder, status.url.rsplit("/", 1)[-1]): status.bytes
+        for folder in sorted({file.path.rpartition("/")[0] for file in named})
+        for status in (hadoop.glob(join(url, folder)) if hadoop.exists(join(url, folder)) else ())
+    }
+    for file in named:
+        folder, _, name = file.path.rpartition("/")
+        size = sizes.get((folder, name))
+        if size is None:
+            raise SnapshotDamaged(f"{url}: {file.path} is missing; it held {file.rows:,} rows.")
+        if size != file.bytes:
+            raise SnapshotDamaged(
+                f"{url}: {file.path} has {size:,} bytes, the manifest says {file.bytes:,} ({file.rows:,} rows): "
+                "it was cut short or written again."
+            )
     return snapshot
 
 

@@ -67,7 +67,7 @@ svg path.trend { stroke-linecap:round; stroke-width:2; }
 .axis { display:flex; justify-content:space-between; gap:1rem; white-space:nowrap; font-size:.76rem;
   color:var(--soft);
   font-variant-numeric:tabular-nums; }
-.axis span { overflow:hidden; text-overflow:ellipsis; min-width:3rem; }
+.axis span { overflow:hidden; text-overflow:ellipsis; min-width:0; } .axis span:last-child { flex-shrink:.5; }
 .chart-title { font-size:.84rem; color:var(--soft); margin:.7rem 0 .15rem; }
 .pair { display:grid; gap:0 2rem; } @media (min-width:48rem) { .pair { grid-template-columns:3fr 1.2fr; } }
 .tools { display:flex; gap:.6rem; flex-wrap:wrap; align-items:center; margin:.6rem 0; }
