@@ -6,11 +6,14 @@ have `line` and `_corrupt`. Files that differ in header or schema are frames of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from urllib.parse import unquote
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -148,6 +151,23 @@ def _typed(rows: DataFrame, table: Table, *, where: str) -> Callable[[Collection
         return rows.select("file", F.lit(ROW).alias(KIND), *fields)
 
     return read
+
+
+@contextmanager
+def naming_broken_files() -> Iterator[None]:
+    """Turn Spark's failure to read a file to its end into one line that names it."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        text = str(error)
+        broken = re.search(r"Encountered error while reading file (\S+?)\.? ", text)
+        if "FAILED_READ_FILE" not in text or broken is None:
+            raise
+        causes = re.findall(r"Caused by: [\w.$]*?(\w+(?:Exception|Error)): (.*)", text)
+        why = f" ({causes[-1][1].strip()})" if causes else ""
+        raise UserError(
+            f"{plain_url(broken[1])} cannot be read to its end{why}: is it cut short or damaged? Nothing was published."
+        ) from None
 
 
 def plain_url(file_path: str) -> str:

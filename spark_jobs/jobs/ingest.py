@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -29,12 +29,15 @@ from spark_jobs.day_plan import Arrivals, DayPlan, arrivals, plan_all, plan_days
 from spark_jobs.event_store import EventStore, claim, day_of_path
 from spark_jobs.hadoop_files import FileStatus, HadoopFiles
 from spark_jobs.session import size_shuffles
-from spark_jobs.sources import find_source
+from spark_jobs.sources import find_source, naming_broken_files
 from spark_jobs.spark_types import spark_schema
+from spark_jobs.streaming import watch
 from spark_jobs.table_build import Built, TableBuild, build_days, count_lines
 from spark_jobs.transforms.foreign_keys import known_values
 from spark_jobs.transforms.rules import NAMED_TIME_FORMATS
 
+# What events refer to is there before them.
+ORDER: tuple[TableName, ...] = ("items", "users", "events")
 Parts = dict[str, tuple[DataFile, ...]]
 
 
@@ -53,6 +56,17 @@ class IngestConfig:
     keep_versions: int = 2
     arrived: tuple[str, ...] | None = None
     """Take in these files of events only; None stands for all below `raw`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How arriving files are watched for."""
+
+    once: bool = False
+    """Take in what is there and end."""
+    every_s: float = 10.0
+    files_per_batch: int = 1000
+    checkpoint: str | None = None
 
 
 @dataclass
@@ -91,13 +105,33 @@ def ingest(spark: SparkSession, config: IngestConfig) -> None:
         run = Run(config, contract, store, evolution_of(store, contract, config))
         sources = find_sources(run)
         size_shuffles(spark, sum(file.bytes for files in sources.values() for file in files))
-        built = [take_in(run, name, sources[name]) for name in ("items", "users", "events") if name in sources]
+        with naming_broken_files():
+            built = [take_in(run, name, sources[name]) for name in ORDER if name in sources]
         if any(built) or run.evolution or store.standing is None:
             publish(run)
         else:
             print(f"ingest: {config.out} stands already, made with these settings from these files.")
     finally:
         store.release()
+
+
+def ingest_stream(spark: SparkSession, config: IngestConfig, stream: StreamConfig) -> None:
+    """Take files of events in as they arrive, a version of the folder a batch; see `watch`."""
+    contract = read_contract(config.contract)
+
+    def take_in_batch(files: tuple[str, ...]) -> None:
+        ingest(spark, replace(config, arrived=files))
+
+    watch(
+        spark,
+        contract.events,
+        config.raw,
+        stream.checkpoint or f"{config.out.rstrip('/')}.checkpoint",
+        take_in_batch,
+        once=stream.once,
+        every_s=stream.every_s,
+        files_per_batch=stream.files_per_batch,
+    )
 
 
 def claim_for(spark: SparkSession, config: IngestConfig, contract: Contract) -> EventStore:
@@ -375,7 +409,14 @@ def main(arguments: list[str] | None = None) -> int:
     add("--day", type=_day, help="build this day of events again, and nothing else")
     add("--rebuild", action="store_true", help="read every file again and replace everything")
     add("--keep-versions", type=int, default=2, help="versions whose files stay, the newest among them")
+    add("--stream", action="store_true", help="go on running, and take files of events in as they arrive")
+    add("--once", action="store_true", help="with --stream: take in what is there, and end")
+    add("--every", type=float, default=10.0, help="with --stream: seconds between looks")
+    add("--files-per-batch", type=int, default=1000, help="with --stream: files that one version takes in, at most")
+    add("--checkpoint", help="with --stream: folder or URL of the stream's notes; beside --out unless given")
     given = command.parse_args(arguments)
+    if given.stream and (given.day is not None or given.rebuild):
+        command.error("--stream takes in what is new; run --day and --rebuild without it")
     if given.day is not None and given.rebuild:
         command.error("--day and --rebuild are two different things")
     config = IngestConfig(
@@ -388,7 +429,15 @@ def main(arguments: list[str] | None = None) -> int:
         rebuild=given.rebuild,
         keep_versions=given.keep_versions,
     )
-    return run("ingest", lambda spark: ingest(spark, config))
+    if not given.stream:
+        return run("ingest", lambda spark: ingest(spark, config))
+    stream = StreamConfig(
+        once=given.once,
+        every_s=given.every,
+        files_per_batch=given.files_per_batch,
+        checkpoint=absolute(given.checkpoint) if given.checkpoint else None,
+    )
+    return run("ingest", lambda spark: ingest_stream(spark, config, stream))
 
 
 def _share(text: str) -> float:

@@ -35,8 +35,8 @@ def in_days(days: Collection[str] | None) -> SparkColumn:
     if days is None:
         return F.lit(True)
     numbered = [number_of(day) for day in days if day != NO_DAY]
-    of_them = F.col(DAY).isin(*numbered) if numbered else F.lit(False)
-    return F.coalesce(of_them, F.lit(NO_DAY in days))
+    of_none = F.col(DAY).isNull() if NO_DAY in days else F.lit(False)
+    return F.coalesce(F.col(DAY).isin(*numbered), F.lit(False)) | of_none if numbered else of_none
 
 
 def name_of(day: int | None) -> str:

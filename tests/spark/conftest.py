@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from pipelines.launch import ROOT
 from schemas.snapshot import Snapshot, open_snapshot
 from spark_jobs.session import spark_session
+from tests.postgres import JDBC_JAR
 from tests.spark.logs import run_ingest, run_prepare, write_film_log
 
 # Small data never repays the JVM's second compiler: without it the session needs half the processor time.
@@ -26,6 +27,7 @@ _SETTINGS = {
     "spark.default.parallelism": "2",
     "spark.driver.memory": "1g",
     "spark.ui.showConsoleProgress": "false",
+    "spark.driver.extraClassPath": str(JDBC_JAR),  # one that is not there is passed over
     "spark.driver.extraJavaOptions": " ".join(_JAVA_OPTIONS),
 }
 

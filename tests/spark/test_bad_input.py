@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from schemas.contract import Contract
 from schemas.errors import SnapshotExists, UserError
 from schemas.ledger import TableLedger
-from schemas.settings import parse_model
 from schemas.snapshot import open_snapshot
-from spark_jobs.jobs.prepare import check_names
 from tests.spark.logs import FILM_CONTRACT, run_ingest, run_prepare, write_click_log, write_contract, write_lines
 
 pytestmark = pytest.mark.slow
@@ -157,19 +155,17 @@ def test_an_output_where_no_folder_can_be_made_is_named(spark: SparkSession, tmp
         run_ingest(spark, contract, tmp_path / "raw", Path("/proc/headrace/out"))
 
 
-def test_a_published_folder_is_never_written_again_with_other_settings(
+def test_a_folder_of_a_release_without_versions_is_never_written_to(
     spark: SparkSession, film_events: Path, tmp_path: Path
 ) -> None:
-    before = (film_events / "manifest.json").read_bytes()
+    manifest = json.loads((film_events / "manifest.json").read_text())
+    write_lines(tmp_path / "out" / "manifest.json", [json.dumps(manifest | {"store": None}).encode()])
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
     with pytest.raises(SnapshotExists) as error:
-        run_ingest(
-            spark, film_events.parent / "contract.yaml", film_events.parent / "raw", film_events, max_quarantined=0.6
-        )
-    assert str(error.value).startswith(f"{film_events} exists already, written on ")
-    assert str(error.value).endswith(
-        "with other settings or input (max_quarantined). Published folders never change: give another name."
-    )
-    assert (film_events / "manifest.json").read_bytes() == before
+        run_ingest(spark, film_events.parent / "contract.yaml", film_events.parent / "raw", tmp_path / "out")
+    assert str(error.value).startswith(f"{tmp_path}/out exists already, written on ")
+    assert str(error.value).endswith("without versions by an earlier release: give another name.")
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("inside", ["notes.txt", "train/mine.parquet"])
@@ -270,17 +266,3 @@ def test_a_split_that_leaves_a_part_empty_names_the_rows_of_each(
 def test_a_threshold_that_no_item_reaches_is_refused(spark: SparkSession, one_user: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^no item was seen 2 times in train, .*: lower --min-count\.$"):
         run_prepare(spark, one_user, tmp_path / "out", min_count=2)
-
-
-@pytest.mark.parametrize(("table", "place", "name"), [("events", 4, "split"), ("items", 3, "count")])
-def test_a_feature_with_the_name_of_a_column_of_ours_is_refused_with_what_to_do(
-    table: str, place: int, name: str
-) -> None:
-    contract = copy.deepcopy(FILM_CONTRACT)
-    contract[table]["columns"][place] |= {"name": name, "source": "other"}
-    with pytest.raises(UserError) as error:
-        check_names(parse_model(Contract, contract, where="test"))
-    assert str(error.value) == (
-        f"contract films: {table}.{name}: a snapshot has a column of this name already. "
-        "Name it otherwise, with `source: other`, and ingest again."
-    )

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from schemas.contract import Table
 from schemas.settings import parse_model
-from spark_jobs.transforms.duplicates import with_repetition
+from spark_jobs.transforms.duplicates import KEY_HASH, repeated_keys, with_key_hash, with_repetition
 
 pytestmark = pytest.mark.slow
 
@@ -17,41 +17,30 @@ _COLUMNS = [
     {"name": "time", "type": "timestamp_ms", "role": "event_time", "meaning": "x"},
 ]
 TABLE = parse_model(Table, {"source": {"path": "x"}, "key": ["key"], "columns": _COLUMNS}, where="test")
-SCHEMA = "line string, file string, key string, time bigint, broken array<struct<rule: string, reason: string>>"
+SCHEMA = "line string, file string, key string, time bigint"
 
 
-def _repetitions(spark: SparkSession, rows: list[tuple[str, str | None, int | None, bool]]) -> dict[str, int]:
-    """By line, from (line, key, time, sound)."""
-    full = [(line, "f", key, time, [] if sound else [("range:key", "x")]) for line, key, time, sound in rows]
+def _repetitions(spark: SparkSession, rows: list[tuple[str, str, int]]) -> dict[str, int]:
+    """By line, from (line, key, time)."""
+    full = [(line, "f", key, time) for line, key, time in rows]
     frame = with_repetition(spark.createDataFrame(full, SCHEMA), TABLE)
     return {row["line"]: row["repetition"] for row in frame.select("line", F.col("repetition")).collect()}
 
 
-def test_the_earliest_row_of_a_key_is_the_first_and_broken_rows_repeat_nothing(spark: SparkSession) -> None:
-    rows = [
-        ("k late", "k", 5, True),
-        ("k early", "k", 3, True),
-        ("k latest", "k", 7, True),
-        ("k broken before all", "k", 1, False),
-        ("k broken again", "k", 1, False),
-        ("other", "o", 9, True),
-        ("no key", None, None, False),
-        ("no key either", None, None, False),
-    ]
-    assert _repetitions(spark, rows) == {
-        "k early": 1,
-        "k late": 2,
-        "k latest": 3,
-        "k broken before all": 1,
-        "k broken again": 1,
-        "other": 1,
-        "no key": 1,
-        "no key either": 1,
-    }
+def test_the_earliest_row_of_a_key_is_the_first(spark: SparkSession) -> None:
+    rows = [("k late", "k", 5), ("k early", "k", 3), ("k latest", "k", 7), ("other", "o", 9)]
+    assert _repetitions(spark, rows) == {"k early": 1, "k late": 2, "k latest": 3, "other": 1}
 
 
 def test_ties_in_time_are_settled_by_the_line_and_not_by_its_place(spark: SparkSession) -> None:
-    rows: list[tuple[str, str | None, int | None, bool]] = [(f"line {n}", "k", 3, True) for n in range(6)]
+    rows = [(f"line {n}", "k", 3) for n in range(6)]
     one = _repetitions(spark, rows)
     assert sorted(one.values()) == [1, 2, 3, 4, 5, 6]
     assert _repetitions(spark, rows[::-1]) == one
+
+
+def test_only_hashes_of_keys_that_come_again_are_looked_at_again(spark: SparkSession) -> None:
+    rows = [("1", "f", "a", 1), ("2", "f", "b", 1), ("3", "g", "a", 9), ("4", "g", None, 1), ("5", "g", None, 1)]
+    hashed = with_key_hash(spark.createDataFrame(rows, SCHEMA), TABLE)
+    expected = {row[KEY_HASH] for row in hashed.where("key = 'a'").collect()}
+    assert {row[KEY_HASH] for row in repeated_keys(hashed).collect()} == expected

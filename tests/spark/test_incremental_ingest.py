@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
@@ -221,7 +221,12 @@ _LINES = st.sampled_from([
 _FILES = st.dictionaries(st.sampled_from("abc"), st.lists(_LINES, min_size=1, max_size=5), min_size=1, max_size=2)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    phases=(Phase.reuse, Phase.generate),
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(steps=st.lists(_FILES, min_size=2, max_size=3))
 def test_after_any_sequence_of_runs_the_folder_equals_one_run_over_all_files(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, steps: list[dict[str, list[bytes]]]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from schemas.errors import LedgerError, SnapshotExists, UserError
 from schemas.snapshot import open_snapshot
-from spark_jobs.jobs import ingest as ingest_job
 from spark_jobs.publication import begin
-from tests.spark.logs import run_ingest, write_click_log
 
 pytestmark = pytest.mark.slow
 
@@ -36,28 +32,6 @@ def test_the_second_of_two_jobs_takes_the_folder_over_and_the_first_publishes_no
     assert begin(spark, url, {"seed": 2}) is None
     with pytest.raises(SnapshotExists, match=r"with other settings or input \(seed\)"):
         begin(spark, url, {"seed": 1})
-
-
-def test_a_job_that_was_overtaken_leaves_the_other_ones_published_folder_whole(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contract = write_click_log(tmp_path, [b"user,item,time", b"u1,a,1", b"u1,b"])
-    count_by_status = ingest_job.count_by_status
-    overtaking: Iterator[None] = iter([None])
-
-    def overtaken(checked: Any) -> Any:
-        if next(overtaking, "done") is None:
-            run_ingest(spark, contract, tmp_path / "raw", tmp_path / "out", max_quarantined=0.9)
-        return count_by_status(checked)
-
-    monkeypatch.setattr(ingest_job, "count_by_status", overtaken)
-    with pytest.raises(UserError, match="another job began to write here meanwhile"):
-        run_ingest(spark, contract, tmp_path / "raw", tmp_path / "out")
-    snapshot = open_snapshot(str(tmp_path / "out"), kind="events")
-    assert snapshot.manifest.config["max_quarantined"] == 0.9
-    snapshot.verify()
-    named = {file.path for files in snapshot.manifest.parts.values() for file in files}
-    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.parquet")} == named
 
 
 def test_a_ledger_that_does_not_add_up_is_not_published(spark: SparkSession, film_events: Path, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""A real PostgreSQL server of our own for tests, on a free port of this machine, with a password and data in a folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_HOST, _USER = "127.0.0.1", "reader"
+JDBC_JAR = Path("/usr/share/java/postgresql.jar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """Where the server is; `password` lets `user` into the database `postgres`."""
+
+    port: int
+    user: str
+    password: str
+
+    @property
+    def jdbc_url(self) -> str:
+        return f"jdbc:postgresql://{_HOST}:{self.port}/postgres"
+
+    def run(self, sql: str) -> None:
+        command = [
+            "psql",
+            "-h",
+            _HOST,
+            "-p",
+            str(self.port),
+            "-U",
+            self.user,
+            "-d",
+            "postgres",
+            "-qv",
+            "ON_ERROR_STOP=1",
+        ]
+        subprocess.run([*command, "-c", sql], env={**os.environ, "PGPASSWORD": self.password}, check=True)
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Start a server with an empty store; at the end it and its data are gone."""
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    with socket.create_server((_HOST, 0)) as holder:
+        port = holder.getsockname()[1]
+    server = Postgres(port=port, user=_USER, password=secrets.token_hex(12))
+    (folder / "password").write_text(server.password)
+    # PostgreSQL refuses to run as root; Debian's package brings a user for it.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, "postgres")
+        shutil.chown(folder / "password", "postgres")
+    data = ["-D", str(folder / "data")]
+    try:
+        login = ["-U", _USER, "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "--no-sync"]
+        subprocess.run([*as_user, programs / "initdb", *data, *login], check=True, capture_output=True, cwd=folder)
+        options = ["-h", _HOST, "-p", str(port), "-k", str(folder), "-F"]
+        process = subprocess.Popen(
+            [*as_user, programs / "postgres", *data, *options],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_until_ready(programs, port, process)
+            yield server
+        finally:
+            subprocess.run([*as_user, programs / "pg_ctl", *data, "stop", "-m", "immediate"], check=False, cwd=folder)
+            process.wait(timeout=60)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(programs: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60
+    while subprocess.run([programs / "pg_isready", "-q", "-h", _HOST, "-p", str(port)], check=False).returncode:
+        if process.poll() is not None or time.monotonic() > until:
+            raise RuntimeError("the PostgreSQL server for tests did not start")
+        time.sleep(0.1)
