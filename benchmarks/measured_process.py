@@ -17,6 +17,7 @@ from typing import Literal
 Outcome = Literal["done", "out of memory", "failed"]
 
 _SAMPLED_EVERY_S = 0.2
+_YOUNG_S = 1.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _SAYS_OUT_OF_MEMORY = ("OutOfMemory", "Out of Memory", "out of memory", "MemoryError", "Cannot allocate memory")
 
@@ -58,12 +59,27 @@ class _Watch:
                 continue
             if fields[0] != "Z":
                 members.append(pid)
+            if self._is_copy(pid, parent=int(fields[1]), started_s=int(fields[19]) / _TICKS_PER_S):
+                continue
             self._ticks[pid] = int(fields[11]) + int(fields[12])
             kb = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith(" kB")}
             held_kb += kb.get("RssAnon", 0) + kb.get("RssShmem", 0)
             rss_kb += kb.get("VmRSS", 0)
         self.peak_kb, self.peak_rss_kb = max(self.peak_kb, held_kb), max(self.peak_rss_kb, rss_kb)
         return members
+
+    @staticmethod
+    def _is_copy(pid: int, *, parent: int, started_s: float) -> bool:
+        """Whether it was forked a moment ago and runs nothing of its own yet: its memory is its parent's.
+
+        A JVM that starts a small program is there twice, whole, for some milliseconds.
+        """
+        if time.clock_gettime(time.CLOCK_BOOTTIME) - started_s > _YOUNG_S:
+            return False
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes() == Path(f"/proc/{parent}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
 
     @property
     def cpu_s(self) -> float:

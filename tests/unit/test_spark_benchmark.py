@@ -59,6 +59,16 @@ def test_memory_and_cpu_of_children_count_too(tmp_path):
     assert measured.seconds > 0.6
 
 
+def test_a_child_that_still_is_its_parents_copy_counts_once(tmp_path):
+    code = (
+        "import os, time; held = bytearray(300 << 20); held[::4096] = b'1' * len(held[::4096]); time.sleep(0.3)\n"
+        "for _ in range(4):\n"
+        "    if os.fork() == 0: time.sleep(0.3); os._exit(0)\n"
+        "time.sleep(0.6)"
+    )
+    assert measure([sys.executable, "-c", code], tmp_path / "log").peak_mb < 400
+
+
 def test_a_process_beyond_its_limit_is_ended(tmp_path):
     held = "held = bytearray(300 << 20); held[::4096] = b'1' * len(held[::4096]); import time; time.sleep(60)"
     measured = measure([sys.executable, "-c", held], tmp_path / "log", limit_mb=200)
