@@ -101,18 +101,17 @@ def ingest(spark: SparkSession, config: IngestConfig) -> None:
     contract = read_contract(config.contract)
     check_time_formats(spark, contract)
     store = claim_for(spark, config, contract)
-    try:
-        run = Run(config, contract, store, evolution_of(store, contract, config))
-        sources = find_sources(run)
-        size_shuffles(spark, sum(file.bytes for files in sources.values() for file in files))
-        with naming_broken_files():
-            built = [take_in(run, name, sources[name]) for name in ORDER if name in sources]
-        if any(built) or run.evolution or store.standing is None:
-            publish(run)
-        else:
-            print(f"ingest: {config.out} stands already, made with these settings from these files.")
-    finally:
-        store.release()
+    run = Run(config, contract, store, evolution_of(store, contract, config))
+    sources = find_sources(run)
+    size_shuffles(spark, sum(file.bytes for files in sources.values() for file in files))
+    with naming_broken_files():
+        built = [take_in(run, name, sources[name]) for name in ORDER if name in sources]
+    if any(built) or run.evolution or store.standing is None:
+        publish(run)
+    else:
+        print(f"ingest: {config.out} stands already, made with these settings from these files.")
+    # Not where the work failed: by the claim the next run knows what this one left for its own.
+    store.release()
 
 
 def ingest_stream(spark: SparkSession, config: IngestConfig, stream: StreamConfig) -> None:

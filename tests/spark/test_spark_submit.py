@@ -25,7 +25,18 @@ pytestmark = pytest.mark.slow
 
 SMALL = ("spark.ui.enabled=false", "spark.driver.memory=512m", "spark.sql.shuffle.partitions=2")
 OPTIONS = {
-    "ingest": ["--contract", "--raw", "--out", "--max-quarantined"],
+    "ingest": [
+        "--contract",
+        "--raw",
+        "--out",
+        "--max-quarantined",
+        "--as-of",
+        "--day",
+        "--keep-versions",
+        "--every",
+        "--files-per-batch",
+        "--checkpoint",
+    ],
     "prepare": [
         "--events",
         "--out",
