@@ -122,8 +122,11 @@ def _origin(column: ColumnProfile) -> Html:
         facts.append(joined([f", vocabulary of {integer(column.vocabulary_size)} with the reserved indices"]))
         if column.dropped_values:
             facts.append(joined([f" ({integer(column.dropped_values)} rare values left out, encoded as unseen)"]))
+    unsaid = ("name", "source", "owner", "vocabulary")
     told = {
-        key: value for key, value in column.definition.items() if key not in ("name", "source", "owner", "vocabulary")
+        key: value
+        for key, value in column.definition.items()
+        if key not in unsaid and value not in (None, False, (), [])
     }
     if told:
         shown = ", ".join(

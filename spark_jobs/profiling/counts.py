@@ -107,19 +107,20 @@ def _with_slot(rows: DataFrame, plans: Sequence[SlotPlan]) -> DataFrame:
     """
     value = F.col("value")
     steps = max(len(plan.edges) for plan in plans).bit_length()
-    width = (1 << steps) - 1
+    width = 1 << steps
     table = [edge for plan in plans for edge in (*plan.edges, *[float("inf")] * (width - len(plan.edges)))]
-    found = rows.withColumn("passed", F.lit(0))
+    # Bits are set rather than numbers added, which would be checked for overflow at every step.
+    found = rows.withColumn("place", F.shiftleft("m", steps))
     for step in reversed(range(steps)):
-        half = 1 << step
-        edge = _at(F.col("m") * width + F.col("passed") + (half - 1), "DOUBLE", table)
-        found = found.withColumn("passed", F.col("passed") + F.when(value >= edge, half).otherwise(0))
+        half = F.lit(1 << step)
+        edge = _at(F.col("place").bitwiseOR(half - 1), "DOUBLE", table)
+        found = found.withColumn("place", F.col("place").bitwiseOR(F.when(value >= edge, half).otherwise(0)))
     ranked = F.when(value < HEAD, value).otherwise(HEAD + F.floor(F.log2((value - HEAD) / float(TOP) + 1)))
     rule = _at("m", "INT", [_RULES.index(plan.rule) for plan in plans])
     slot = (
         F.when(value.isNull(), NULL_SLOT)
         .when(F.isnan(value) | (F.abs(value) == float("inf")), NOT_FINITE_SLOT)
-        .when(rule == _RULES.index("edges"), F.col("passed"))
+        .when(rule == _RULES.index("edges"), F.col("place").bitwiseAND(width - 1))
         .when(rule == _RULES.index("rank"), ranked.cast("int"))
         .otherwise(value.cast("int"))
     )

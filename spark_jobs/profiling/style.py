@@ -20,7 +20,7 @@ a { color:var(--link); text-decoration-thickness:1px; text-underline-offset:2px;
 .skip { position:absolute; left:-99rem; }
 .skip:focus { left:1rem; top:1rem; background:var(--card); padding:.5rem; z-index:2; }
 .frame { max-width:78rem; margin:0 auto; padding:1.5rem 1.25rem 4rem; }
-nav.toc { font-size:.87rem; }
+nav.toc { font-size:.87rem; margin-bottom:1.2rem; }
 nav.toc ul { list-style:none; margin:0; padding:0; display:flex; flex-wrap:wrap; gap:.2rem 1rem; }
 nav.toc .deep { display:none; }
 @media (min-width:66rem) { .frame { display:grid; grid-template-columns:12.5rem minmax(0,1fr); gap:2.5rem; }
@@ -97,12 +97,12 @@ summary .facts { grid-column:auto; flex-direction:column; padding:0; } }
 .body { padding:.4rem .9rem 1.2rem; }
 .scroll { overflow-x:auto; margin:.4rem 0; }
 table { border-collapse:collapse; font-size:.86rem; font-variant-numeric:tabular-nums; width:100%; }
-th, td { text-align:right; padding:.25rem .7rem; border-bottom:1px solid var(--line); white-space:nowrap;
-  vertical-align:top; } th { color:var(--soft); font-weight:500; }
+th, td { text-align:right; padding:.25rem .6rem; border-bottom:1px solid var(--line); white-space:nowrap;
+  vertical-align:top; } th { color:var(--soft); font-weight:500; white-space:normal; vertical-align:bottom; }
 th:first-child, td:first-child { text-align:left; padding-left:0; } th:last-child, td:last-child { padding-right:0; }
 td.text, th.text { text-align:left; white-space:normal; overflow-wrap:anywhere; min-width:8rem; }
 tr.reserved td { color:var(--soft); font-style:italic; } td.share { position:relative; min-width:6.5rem; }
-td.share i { position:absolute; right:0; bottom:1px; height:3px; background:var(--train); border-radius:1px;
+td.share i { position:absolute; right:.6rem; bottom:1px; height:3px; background:var(--train); border-radius:1px;
   max-width:100%; }
 .sample { margin:.3rem 0 .5rem; padding:.4rem .6rem; background:var(--hover); border-radius:5px;
   overflow-wrap:anywhere; }
