@@ -7,7 +7,7 @@ categorical columns get a vocabulary, numeric ones are standardised, texts becom
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -204,7 +204,7 @@ def column_name(wanted: Wanted) -> str:
     """The name given, or one made of the table, the column and the kind; of a cyclic feature, without _sin and _cos."""
     if wanted.name is not None:
         return wanted.name
-    named = "_x_".join(f"{OF_TABLE[table]}_{column}" for table, column in map(parts, sources(wanted)))  # type: ignore[index]
+    named = "_x_".join(f"{OF_TABLE[table]}_{column}" for table, column in map(parts, sources(wanted)))
     if isinstance(wanted, WantedPast):
         over = "out_of_fold" if wanted.folds else wanted.window or "past"
         return f"{wanted.kind}_by_{named}_{over}"
@@ -212,10 +212,10 @@ def column_name(wanted: Wanted) -> str:
     return named + endings.get(wanted.kind, f"_{wanted.kind}")
 
 
-def parts(source: str) -> tuple[str, str]:
+def parts(source: str) -> tuple[TableName, str]:
     """Table and column of a source."""
     table, _, column = source.partition(".")
-    return table, column
+    return cast(TableName, table), column
 
 
 def duration_ms(text: str) -> int:

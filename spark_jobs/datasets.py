@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -77,24 +76,34 @@ def write_training_layout(
     (rows_per_row_group,) = {layout.rows_per_row_group for layout in layouts.values()}
     placed = required(rows.drop("split")).columns
     shuffled = rows.withColumn("_order", order).withColumn("_file", file).repartitionById(num_files, F.col("_file"))
-    staging = join(root, STAGING)
-    (
-        required(shuffled.sortWithinPartitions("_order").select(*placed))
-        .write.mode("error")
-        .option("compression", "lz4_raw")
-        .option("parquet.enable.dictionary", "false")
-        .option("parquet.block.row.count.limit", str(rows_per_row_group))
-        .parquet(staging)
+    folders = [split for split, layout in layouts.items() for _ in range(layout.num_files)]
+    settings = {
+        "compression": "lz4_raw",
+        "parquet.enable.dictionary": "false",
+        "parquet.block.row.count.limit": str(rows_per_row_group),
+    }
+    _write_partitions(
+        required(shuffled.sortWithinPartitions("_order").select(*placed)), hadoop, root, folders, settings
     )
-    # A partition is a file of the number it has in the file's name; an object store copies it once here.
-    for split in layouts:
-        hadoop.make_folder(join(root, split))
-    names = list(layouts)
+
+
+def write_tables(rows: DataFrame, hadoop: HadoopFiles, root: str, parts: Sequence[str]) -> None:
+    """Write small tables of one schema in one job: partition i of `rows` becomes the one file of the i-th part."""
+    _write_partitions(rows, hadoop, root, parts, {"compression": "zstd"})
+
+
+def _write_partitions(
+    rows: DataFrame, hadoop: HadoopFiles, root: str, folders: Sequence[str], settings: Mapping[str, str]
+) -> None:
+    """Write each partition as a file of the folder of its number; a folder whose partitions are empty stays empty."""
+    staging = join(root, STAGING)
+    rows.write.mode("error").options(**settings).parquet(staging)
+    # Spark puts a partition's number into its file's name. An object store copies each file once here.
+    for folder in dict.fromkeys(folders):
+        hadoop.make_folder(join(root, folder))
     for status in hadoop.glob(staging):
         number = int(_name(status.url).split("-")[1])
-        split = names[bisect_right([first_file[name] for name in names], number) - 1]
-        if status.url.endswith(".parquet"):
-            hadoop.rename(status.url, join(root, split, _name(status.url)))
+        hadoop.rename(status.url, join(root, folders[number], _name(status.url)))
     hadoop.delete_folder(staging)
 
 
@@ -114,10 +123,16 @@ def required(rows: DataFrame) -> DataFrame:
     return rows.select(*(column(name) for name in rows.columns))
 
 
-def data_files(spark: SparkSession, hadoop: HadoopFiles, root: str, part: str) -> tuple[DataFile, ...]:
-    """Every Parquet file of a part with its rows by row group, its size and its SHA-256 (computed by the cluster)."""
-    found = [status for status in hadoop.glob(join(root, part)) if status.url.endswith(".parquet")]
-    return data_files_at(spark, hadoop, root, [f"{part}/{_name(status.url)}" for status in found])
+def data_files(
+    spark: SparkSession, hadoop: HadoopFiles, root: str, parts: Sequence[str]
+) -> dict[str, tuple[DataFile, ...]]:
+    """By part, its Parquet files with their rows by row group, sizes and SHA-256 (computed by the cluster at once)."""
+    paths = {
+        part: [f"{part}/{_name(s.url)}" for s in hadoop.glob(join(root, part)) if s.url.endswith(".parquet")]
+        for part in parts
+    }
+    found = {file.path: file for file in data_files_at(spark, hadoop, root, [p for of in paths.values() for p in of])}
+    return {part: tuple(found[path] for path in of) for part, of in paths.items()}
 
 
 def data_files_at(spark: SparkSession, hadoop: HadoopFiles, root: str, paths: Sequence[str]) -> tuple[DataFile, ...]:

@@ -60,7 +60,7 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
         name, column = parts(source)
         table = contract.tables()[name]
         role = table.column(column).role
-        if column in _TAKEN[name] and role not in (*_OWN_NAMES, "title"):  # type: ignore[index]
+        if column in _TAKEN[name] and role not in (*_OWN_NAMES, "title"):
             raise UserError(
                 f"contract {contract.name}: {name}.{column}: a snapshot has a column of this name already. "
                 f"Name it otherwise, with `source: {table.column(column).raw_name}`, and ingest again."
@@ -68,7 +68,7 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
     names = {column_name(feature) for feature in wanted.features}
     if clash := sorted(names & (_TAKEN["events"] | _TAKEN["items"] | _TAKEN["users"])):
         raise UserError(f"feature set {wanted.name}: a snapshot has a column {clash[0]!r} already: give another name.")
-    has = {role: bool(contract.events.with_role(role)) for role in ("user", "item", "label")}  # type: ignore[arg-type]
+    has = {role: bool(contract.events.with_role(role)) for role in ("user", "item", "label")}
     if any(feature.kind == "rate" for feature in wanted.features) and not has["label"]:
         raise UserError(f"feature set {wanted.name}: a rate is a mean of labels, and {contract.name} has no label.")
     if policy.kind != "time" and not has["user"]:
@@ -103,7 +103,7 @@ def _columns(contract: Contract, wanted: FeatureSet) -> dict[TableName, dict[str
     for feature in wanted.features:
         for source in sources(feature):
             name, column = parts(source)
-            table: Table = contract.tables()[name]  # type: ignore[index]
+            table: Table = contract.tables()[name]
             own_name = _OWN_NAMES.get(table.column(column).role, column)
             borrowed = owner(feature) != name
             columns[owner(feature)][source] = f"{name}__{column}" if borrowed else own_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,9 +43,9 @@ class Publication:
         self._check_that_it_is_held()
         return join(self.url, name)
 
-    def data_files(self, part: str) -> tuple[DataFile, ...]:
-        """The files of a part with rows, sizes and checksums, as they lie there now."""
-        return data_files(self.spark, self.files, self.url, part)
+    def data_files(self, parts: Sequence[str]) -> dict[str, tuple[DataFile, ...]]:
+        """By part, its files with rows, sizes and checksums, as they lie there now."""
+        return data_files(self.spark, self.files, self.url, parts)
 
     def commit(self, manifest: Manifest) -> None:
         """Check the ledger and that no other job took the folder over; then let the folder exist."""

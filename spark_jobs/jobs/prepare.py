@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 from pyspark import StorageLevel
@@ -14,34 +15,34 @@ from pyspark.sql import functions as F
 from schemas.contract import TableName
 from schemas.errors import UserError
 from schemas.feature_set import FeatureSet, Wanted, owner, read_feature_set
-from schemas.features import PADDING_IDX, UNSEEN_IDX, PastFeature
+from schemas.features import NUM_RESERVED, PADDING_IDX, UNSEEN_IDX, PastFeature, Vocabulary
 from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
 from schemas.manifest import SPLITS, DataFile, Manifest, Parent, QueryGrain
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute, join
 from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
-from spark_jobs.datasets import STAGING, SplitLayout, row_group_rows, write_table, write_training_layout
+from spark_jobs.datasets import STAGING, SplitLayout, row_group_rows, write_table, write_tables, write_training_layout
 from spark_jobs.log import Log, check, read_log
 from spark_jobs.publication import Publication, begin, open_published
 from spark_jobs.session import size_shuffles
 from spark_jobs.transforms.encoding import (
     FittedTables,
     HistoryShape,
+    encoded,
     held_out_rows,
     item_rows,
+    look_ups,
     train_rows,
     user_rows,
-    with_features,
     with_ids,
-    with_item_features,
-    with_user_features,
 )
-from spark_jobs.transforms.fitting import Fitted, VocabularyLimits, fit_features, fit_vocabularies
+from spark_jobs.transforms.fitting import FittedVocabulary, VocabularyLimits, fit_features, vocabulary_requests
 from spark_jobs.transforms.histories import blocks_by_popularity, with_negatives
 from spark_jobs.transforms.past import state_of
 from spark_jobs.transforms.splits import parse_split
 from spark_jobs.transforms.versions import VALID_FROM
+from spark_jobs.transforms.vocabulary import ENTRIES, BuiltVocabularies, VocabularyRequest, build_vocabularies
 
 _FILES_HOLD_ROW_GROUPS = 16
 Statistics = Mapping[str, dict[str, Any]]
@@ -86,12 +87,13 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     statistics = statistics_of(log)
     counts = check_splits(statistics, parent)
     fitted = fit(log, wanted, statistics["train"]["last_event_time_ms"], publication, config)
+    known = look_ups(log.events, entities_in_rows(log, fitted, wanted), fitted)
     rows = with_ids(log.events, fitted)
     shape = HistoryShape(config.history_length, config.seen_length, wanted.history_gaps) if log.has_histories else None
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
-        train = encoded(train_rows(rows, policy.query_grain, shape), log, fitted, wanted)
-        held_out = encoded(held_out_rows(rows, policy.query_grain, shape), log, fitted, wanted)
+        train = encoded(train_rows(rows, policy.query_grain, shape), fitted, known)
+        held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns_of(log, fitted, wanted), *shape.columns]
         sampled = ["negatives"] if config.num_train_negatives else []
         train = draw(train, config.num_train_negatives, "history")
@@ -99,7 +101,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
         held_out = draw(held_out, config.num_negatives, "seen")
         write_splits(publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], counts, config)
     else:
-        every_row = encoded(rows, log, fitted, wanted)
+        every_row = encoded(rows, fitted, known)
         write_splits(publication, every_row, SPLITS, columns_of(log, fitted, wanted), counts, config)
     write_entities(publication, log, rows, fitted, shape)
     publish(publication, parent, fitted, shape, statistics, config, policy.query_grain)
@@ -152,42 +154,64 @@ def fit(
     """Fit every vocabulary and moment on train: on its events, its users and its items; write the vocabularies."""
     limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
     train = log.events.where("split = 'train'")
-
-    def save(name: str, entries: DataFrame) -> DataFrame:
-        url = publication.part(f"vocab/{name}")
-        write_table(entries, url)
-        return publication.spark.read.schema("value string, idx int, count bigint").parquet(url)
-
-    def fit_owned(rows: DataFrame | None, table: TableName, key: str) -> Fitted:
-        if rows is None:
-            return Fitted()
-        known = rows.join(train.select(key).distinct(), on=key, how="left_semi")
-        if VALID_FROM in rows.columns:
-            known = known.where(F.col(VALID_FROM) <= last_train_ms)
-        return fit_features(known, wanted_of(wanted, table), log.columns[table], limits, save)
-
-    ids = fit_vocabularies({name: (train.select(F.col(f"{name}_id").alias("value")), limits) for name in log.ids}, save)
-    if "item" in ids and ids["item"].num_values == 0:
+    known: dict[TableName, DataFrame] = {"events": train}
+    others: list[tuple[TableName, DataFrame | None, str]]
+    others = [("users", log.users, "user_id"), ("items", log.items, "item_id")]
+    for table, entities, key in others:
+        if entities is not None:
+            rows = entities.join(train.select(key).distinct(), on=key, how="left_semi")
+            known[table] = rows.where(F.col(VALID_FROM) <= last_train_ms) if VALID_FROM in rows.columns else rows
+            known[table].persist(StorageLevel.MEMORY_AND_DISK)
+    requests = {
+        name: VocabularyRequest(train.select(F.col(f"{name}_id").alias("value")), config.min_count, config.max_values)
+        for name in log.ids
+    }
+    for table, rows in known.items():
+        requests |= vocabulary_requests(rows, wanted_of(wanted, table), log.columns[table], limits)
+    vocabularies = write_vocabularies(publication, build_vocabularies(requests))
+    if "item" in vocabularies and vocabularies["item"].num_values == 0:
         raise UserError(
             f"no item was seen {config.min_count:,} times in train, so none can be recommended: lower --min-count."
         )
-    return FittedTables(
-        ids=ids,
-        users=fit_owned(log.users, "users", "user_id"),
-        items=fit_owned(log.items, "items", "item_id"),
-        events=fit_features(train, wanted_of(wanted, "events"), log.columns["events"], limits, save),
-    )
+    fitted = {
+        table: fit_features(rows, wanted_of(wanted, table), log.columns[table], vocabularies)
+        for table, rows in known.items()
+    }
+    return FittedTables(ids={name: vocabularies[name] for name in log.ids}, **fitted)
+
+
+def write_vocabularies(publication: Publication, built: BuiltVocabularies) -> dict[str, FittedVocabulary]:
+    """Write every vocabulary; give them as they are read back, so that nothing is numbered twice."""
+    root, part = publication.url, {name: f"vocab/{name}" for name in built.by_name}
+    for name, one in built.by_name.items():
+        if name not in built.together:
+            write_table(one.entries, publication.part(part[name]))
+    if built.entries is not None:
+        publication.part(STAGING)  # raises where another job took the folder over
+        write_tables(built.entries, publication.files, root, [part[name] for name in built.together])
+    fitted = {}
+    for name, one in built.by_name.items():
+        if one.num_values == 0:  # a folder without a file has no columns
+            publication.files.delete_folder(join(root, part[name]))
+            write_table(one.entries.limit(0), publication.part(part[name]))
+        entries = publication.spark.read.schema(ENTRIES).parquet(join(root, part[name]))
+        description = Vocabulary(name=name, size=one.num_values + NUM_RESERVED, dropped_values=one.num_dropped)
+        fitted[name] = FittedVocabulary(entries, description)
+    return fitted
 
 
 def wanted_of(wanted: FeatureSet, table: TableName) -> list[Wanted]:
     return [feature for feature in wanted.features if owner(feature) == table]
 
 
-def encoded(rows: DataFrame, log: Log, fitted: FittedTables, wanted: FeatureSet) -> DataFrame:
-    """Add every feature's column. In and out: one row per event, of all splits or some."""
-    rows = with_features(rows, fitted.events, key="row_id", events=log.events)
-    rows = with_user_features(rows, log.users, fitted.users)
-    return with_item_features(rows, log.items, fitted.items) if items_in_rows(log, wanted) else rows
+def entities_in_rows(log: Log, fitted: FittedTables, wanted: FeatureSet) -> dict[str, DataFrame]:
+    """The tables whose features stand in every event's row: users, and items where asked for or changing over time."""
+    found = {}
+    if log.users is not None and fitted.users.features:
+        found["user_id"] = log.users
+    if log.items is not None and fitted.items.features and items_in_rows(log, wanted):
+        found["item_id"] = log.items
+    return found
 
 
 def items_in_rows(log: Log, wanted: FeatureSet) -> bool:
@@ -257,23 +281,27 @@ def past_features(fitted: FittedTables) -> list[PastFeature]:
     return [feature for feature in fitted.events.features if isinstance(feature, PastFeature)]
 
 
-def take_stock(spark: SparkSession, root: str, files: Sequence[DataFile]) -> dict[str, Any]:
-    """What was written of a split, read back in one pass: the sums that tell its rows and their content, and shares."""
-    written = spark.read.parquet(*(join(root, file.path) for file in files))
-    unseen = [
-        F.avg((F.col(f"{name}_idx") == UNSEEN_IDX).cast("double")).alias(f"share_unseen_{name}s")
-        for name in ("user", "item")
-        if f"{name}_idx" in written.columns
-    ]
-    length = F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length")
-    stock = written.agg(
-        F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
-        F.sum(F.pmod(F.xxhash64(*written.columns), F.lit(ROW_ID_MODULUS))).alias("content"),
-        *unseen,
-        *([length] if "history" in written.columns else []),
-    ).first()
-    assert stock is not None
-    return stock.asDict()
+def take_stock(spark: SparkSession, root: str, parts: Mapping[str, Sequence[DataFile]]) -> dict[str, dict[str, Any]]:
+    """What was written of each split, read back: the sums that tell its rows and their content, and shares."""
+    stocks = []
+    for split, files in parts.items():
+        written = spark.read.parquet(*(join(root, file.path) for file in files))
+        unseen = [
+            F.avg((F.col(f"{name}_idx") == UNSEEN_IDX).cast("double")).alias(f"share_unseen_{name}s")
+            for name in ("user", "item")
+            if f"{name}_idx" in written.columns
+        ]
+        length = F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length")
+        stocks.append(
+            written.agg(
+                F.lit(split).alias("split"),
+                F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
+                F.sum(F.pmod(F.xxhash64(*written.columns), F.lit(ROW_ID_MODULUS))).alias("content"),
+                *unseen,
+                *([length] if "history" in written.columns else []),
+            )
+        )
+    return {row.pop("split"): row for row in (one.asDict() for one in reduce(DataFrame.unionByName, stocks).collect())}
 
 
 def publish(
@@ -289,10 +317,10 @@ def publish(
     vocabularies = [f"vocab/{name}" for name in fitted.vocabularies()]
     states = [f"state/{feature.name}" for feature in past_features(fitted)]
     entities = [f"{name}s" for name in ("item", "user") if name in fitted.ids]
-    parts = {name: publication.data_files(name) for name in [*SPLITS, *entities, *vocabularies, *states]}
+    parts = publication.data_files([*SPLITS, *entities, *vocabularies, *states])
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
     accepted = parent.manifest.ledger.tables["events"].accepted
-    stock = {split: take_stock(publication.spark, publication.url, parts[split]) for split in SPLITS}
+    stock = take_stock(publication.spark, publication.url, {split: parts[split] for split in SPLITS})
     row_id_sums = {split: stock[split].pop("row_ids") % ROW_ID_MODULUS for split in SPLITS}
     content_sums = {split: stock[split].pop("content") % ROW_ID_MODULUS for split in SPLITS}
     publication.commit(

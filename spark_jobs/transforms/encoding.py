@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame
@@ -24,10 +25,9 @@ from schemas.manifest import QueryGrain
 from spark_jobs.transforms.feature_columns import RowFeature, feature_column
 from spark_jobs.transforms.fitting import Fitted, FittedVocabulary
 from spark_jobs.transforms.histories import items_per_user, left_padded, with_history
-from spark_jobs.transforms.past import with_past
+from spark_jobs.transforms.past import past_of, with_past
 from spark_jobs.transforms.versions import VALID_FROM, latest, with_entity_columns
 from spark_jobs.transforms.vocabulary import with_index, with_indices
-
 
 _MADE = "_made_"  # before a feature's name until all are made
 
@@ -87,10 +87,12 @@ def with_ids(rows: DataFrame, fitted: FittedTables) -> DataFrame:
     return rows
 
 
-def with_features(rows: DataFrame, fitted: Fitted, *, key: str, events: DataFrame | None = None) -> DataFrame:
+def with_features(
+    rows: DataFrame, fitted: Fitted, *, key: str, past: Mapping[str, DataFrame] | None = None
+) -> DataFrame:
     """Add every fitted feature's column. In and out: the same rows, which `key` must name.
 
-    `events` are all events of the log, for features of the past. A feature may have the name of its source.
+    `past` holds what features of the past look up, by name. A feature may have the name of its source.
     """
     plain = rows.columns
     own: dict[str, Column] = {}
@@ -107,21 +109,14 @@ def with_features(rows: DataFrame, fitted: Fitted, *, key: str, events: DataFram
                 rows, source=feature.source, vocabulary=entries, name=made, length=feature.length, key=key
             )
         elif isinstance(feature, PastFeature):
-            assert events is not None
-            rows = with_past(rows, feature, events, name=made)
+            assert past is not None
+            rows = with_past(rows, feature, past[feature.name], name=made)
         elif isinstance(feature, RowFeature):
             of_list = isinstance(feature, TokensFeature) and isinstance(rows.schema[feature.source].dataType, ArrayType)
             own[feature.name] = feature_column(feature, is_list=of_list)
     names = [feature.name for feature in fitted.features]
     features = [own[name].alias(name) if name in own else F.col(_MADE + name).alias(name) for name in names]
     return rows.select(*(name for name in plain if name not in names), *features)
-
-
-def _encoded(entities: DataFrame, fitted: Fitted, key: str) -> DataFrame:
-    """The features of a table of users or items: `key`, valid_from_ms where rows are versions, and features."""
-    kept = [key, *([VALID_FROM] if VALID_FROM in entities.columns else [])]
-    named = entities.withColumn("_row", F.xxhash64(*kept))
-    return with_features(named, fitted, key="_row").select(*kept, *(feature.name for feature in fitted.features))
 
 
 def all_users(users: DataFrame | None, events: DataFrame, fitted: FittedTables) -> DataFrame:
@@ -136,21 +131,38 @@ def all_users(users: DataFrame | None, events: DataFrame, fitted: FittedTables) 
     return featured.select("user_id", "user_idx", *(feature.name for feature in fitted.users.features))
 
 
-def with_user_features(rows: DataFrame, users: DataFrame | None, fitted: Fitted) -> DataFrame:
-    """Add the users' features. In and out: one row per event."""
-    return _with_entity_features(rows, users, fitted, "user_id")
+@dataclass(frozen=True)
+class LookUps:
+    """What rows of events are joined with, made once for all splits."""
+
+    past: Mapping[str, DataFrame]
+    """By feature of the past."""
+    entities: Mapping[str, tuple[DataFrame, Fitted]]
+    """By `user_id` and `item_id`: the features of each user or item, or of each version of one."""
 
 
-def with_item_features(rows: DataFrame, items: DataFrame | None, fitted: Fitted) -> DataFrame:
-    """Add the items' features. In and out: one row per event."""
-    return _with_entity_features(rows, items, fitted, "item_id")
+def look_ups(events: DataFrame, entities: Mapping[str, DataFrame], fitted: FittedTables) -> LookUps:
+    """In: the events, and by `user_id` and `item_id` the tables whose features rows are to have. All are persisted."""
+    past = {f.name: past_of(events, f).persist() for f in fitted.events.features if isinstance(f, PastFeature)}
+    of_key = {"user_id": fitted.users, "item_id": fitted.items}
+    encoded = {key: (_encoded(table, of_key[key], key).persist(), of_key[key]) for key, table in entities.items()}
+    return LookUps(past, encoded)
 
 
-def _with_entity_features(rows: DataFrame, entities: DataFrame | None, fitted: Fitted, key: str) -> DataFrame:
-    if entities is None or not fitted.features:
-        return rows
-    joined = with_entity_columns(rows, _encoded(entities, fitted, key), key=key)
-    return joined.withColumns({f.name: F.coalesce(F.col(f.name), _of_nothing(f)) for f in fitted.features})
+def encoded(rows: DataFrame, fitted: FittedTables, known: LookUps) -> DataFrame:
+    """Add the features of events and of their users and items. In and out: one row per event, of all splits or some."""
+    rows = with_features(rows, fitted.events, key="row_id", past=known.past)
+    for key, (entities, features) in known.entities.items():
+        joined = with_entity_columns(rows, entities, key=key)
+        rows = joined.withColumns({f.name: F.coalesce(F.col(f.name), _of_nothing(f)) for f in features.features})
+    return rows
+
+
+def _encoded(entities: DataFrame, fitted: Fitted, key: str) -> DataFrame:
+    """The features of a table of users or items: `key`, valid_from_ms where rows are versions, and features."""
+    kept = [key, *([VALID_FROM] if VALID_FROM in entities.columns else [])]
+    named = entities.withColumn("_row", F.xxhash64(*kept))
+    return with_features(named, fitted, key="_row").select(*kept, *(feature.name for feature in fitted.features))
 
 
 def _of_nothing(feature: Feature) -> Column:

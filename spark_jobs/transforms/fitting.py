@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame, Row
@@ -40,14 +39,10 @@ from schemas.features import (
 )
 from spark_jobs.transforms.feature_columns import stepped
 from spark_jobs.transforms.quantiles import quantile_edges
-from spark_jobs.transforms.vocabulary import build_vocabulary
+from spark_jobs.transforms.vocabulary import VocabularyRequest
 
 _MAX_LIST_LENGTH = 32
-_JOBS_AT_ONCE = 4  # a vocabulary's jobs are short, and one alone leaves cores idle
 _DIGITS = 9  # of moments: sums of doubles differ behind these with the order in which partitions end
-
-Save = Callable[[str, DataFrame], DataFrame]
-"""Writes a vocabulary's entries under its name and gives them as they are read back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,33 +71,13 @@ class Fitted:
     vocabularies: Mapping[str, FittedVocabulary] = field(default_factory=dict)
 
 
-def fit_vocabularies(
-    values: Mapping[str, tuple[DataFrame, VocabularyLimits]], save: Save
-) -> dict[str, FittedVocabulary]:
-    """Fit vocabularies by name, several at a time, each on the column `value`, one row per occurrence in train."""
-
-    def fit(name: str) -> FittedVocabulary:
-        rows, limits = values[name]
-        built = build_vocabulary(rows, min_count=limits.min_count, max_values=limits.max_values)
-        description = Vocabulary(name=name, size=built.num_values + NUM_RESERVED, dropped_values=built.num_dropped)
-        return FittedVocabulary(save(name, built.entries), description)
-
-    with ThreadPoolExecutor(_JOBS_AT_ONCE) as pool:
-        return dict(zip(values, pool.map(fit, values), strict=True))
-
-
 def fit_features(
-    rows: DataFrame,
-    wanted: Sequence[Wanted],
-    columns: Mapping[str, str],
-    limits: VocabularyLimits,
-    save: Save,
+    rows: DataFrame, wanted: Sequence[Wanted], columns: Mapping[str, str], vocabularies: Mapping[str, FittedVocabulary]
 ) -> Fitted:
     """Fit features on `rows`, the part of their table that train knows; `columns` names each source's column there.
 
-    One pass for all numbers, one for all quantiles, and one for each vocabulary, which reads its column only.
+    One pass for all numbers and one for all quantiles; the vocabularies are fitted already.
     """
-    vocabularies = fit_vocabularies(_vocabulary_values(rows, wanted, columns, limits), save)
     asked: dict[str, Column] = {}
     for feature in wanted:
         asked |= _asks(feature, rows, columns)
@@ -114,26 +89,26 @@ def fit_features(
     }
     edges = quantile_edges(rows, quantiles)
     features = [one for feature in wanted for one in _fitted(feature, rows, columns, answers, edges)]
-    return Fitted(tuple(features), vocabularies)
+    own = {f.vocabulary: vocabularies[f.vocabulary] for f in features if isinstance(f, IndexFeature | IndicesFeature)}
+    return Fitted(tuple(features), own)
 
 
 def vocabulary_name(feature: WantedVocabulary) -> str:
     return column_name(feature).removesuffix("_idx")
 
 
-def _vocabulary_values(
+def vocabulary_requests(
     rows: DataFrame, wanted: Sequence[Wanted], columns: Mapping[str, str], limits: VocabularyLimits
-) -> dict[str, tuple[DataFrame, VocabularyLimits]]:
-    values = {}
+) -> dict[str, VocabularyRequest]:
+    """The vocabularies that the features need, by name."""
+    requests = {}
     for feature in wanted:
         if isinstance(feature, WantedVocabulary):
             column = columns[feature.source]
-            one = rows.select(F.explode(column) if _is_list(rows, column) else column).toDF("value")
-            own = VocabularyLimits(
-                min_count=feature.min_count or limits.min_count, max_values=feature.max_values or limits.max_values
-            )
-            values[vocabulary_name(feature)] = (one, own)
-    return values
+            values = rows.select(F.explode(column) if _is_list(rows, column) else column).toDF("value")
+            min_count, max_values = feature.min_count or limits.min_count, feature.max_values or limits.max_values
+            requests[vocabulary_name(feature)] = VocabularyRequest(values, min_count, max_values)
+    return requests
 
 
 def _asks(feature: Wanted, rows: DataFrame, columns: Mapping[str, str]) -> dict[str, Column]:

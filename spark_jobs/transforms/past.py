@@ -13,23 +13,24 @@ from schemas.features import FIELD_SEPARATOR, NULL_TEXT, PastFeature
 _EXACT = 1_000_000  # labels are summed as whole millionths: sums of doubles depend on the order of the rows
 
 
-def with_past(rows: DataFrame, feature: PastFeature, events: DataFrame, *, name: str) -> DataFrame:
-    """Add the feature as the column `name` to `rows`, as counted over `events`. In and out: the same rows.
+def past_of(events: DataFrame, feature: PastFeature) -> DataFrame:
+    """What is known before each tile of each key: _past_key, _past_tile, _past_rows, _past_labels (in millionths).
 
-    Both have one row per event, with row_id, event_time_ms, split, the label and the columns of `by`; `rows` may be
-    some of the events. A value of null is a value like any other.
+    In: one row per event, with row_id, event_time_ms, split, the label and the columns of `by`. Out: one per key and
+    tile that holds events. A value of null is a value like any other.
     """
-    keyed = rows.withColumn("_key", _key(feature)).withColumn("_tile", _tile(feature))
     counted = events if feature.folds is None else events.where("split = 'train'")
     counted = counted.withColumn("_key", _key(feature)).withColumn("_tile", _tile(feature))
     sums = counted.groupBy("_key", "_tile").agg(F.count("*").alias("_rows"), _labels(feature).alias("_labels"))
     past = _out_of_fold(sums) if feature.folds is not None else _before(sums, feature)
-    known = past.select(
-        F.col("_key").alias("_past_key"),
-        F.col("_tile").alias("_past_tile"),
-        F.col("_past_rows"),
-        F.col("_past_labels"),
+    return past.select(
+        F.col("_key").alias("_past_key"), F.col("_tile").alias("_past_tile"), "_past_rows", "_past_labels"
     )
+
+
+def with_past(rows: DataFrame, feature: PastFeature, known: DataFrame, *, name: str) -> DataFrame:
+    """Add the feature as the column `name`. In and out: the same rows, some of the events of `known` (see past_of)."""
+    keyed = rows.withColumn("_key", _key(feature)).withColumn("_tile", _tile(feature))
     same = (F.col("_key") == F.col("_past_key")) & (F.col("_tile") == F.col("_past_tile"))
     joined = keyed.join(known, same, how="left")
     num_rows = F.coalesce("_past_rows", F.lit(0))

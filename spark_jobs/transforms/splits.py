@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from schemas.errors import UserError
 from schemas.manifest import QueryGrain
 
-_HISTOGRAM_BUCKETS = 4096
+_HISTOGRAM_BUCKETS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,34 +66,51 @@ def with_split(events: DataFrame, policy: SplitPolicy, *, seed: int) -> DataFram
 def times_at_shares(events: DataFrame, shares: tuple[float, float, float] | None) -> tuple[int, int]:
     """The first moments of valid and of test: as few events as possible, but at least the share, lie before each.
 
-    Exact and the same on every run, by histograms of 4,096 buckets around the wanted moment, each finer than the last.
+    Exact and the same on every run, by histograms of 65,536 buckets around the wanted moments, each finer than the
+    last; both moments are looked for in the same passes.
     """
     assert shares is not None
     bounds = events.agg(F.min("event_time_ms"), F.max("event_time_ms"), F.count("*")).first()
     assert bounds is not None
     first, last, total = bounds
-    before_valid = _time_with_events_before(events, shares[0] * total, first, last)
-    before_test = _time_with_events_before(events, (shares[0] + shares[1]) * total, first, last)
-    return before_valid, before_test
+    valid, test = (_Search(share * total - 1e-6, first, last) for share in (shares[0], shares[0] + shares[1]))
+    while searches := [search for search in (valid, test) if search.low < search.high]:
+        places = [F.when(search.holds(), search.bucket()) for search in searches]
+        each = events.select(F.posexplode(F.array(*places)).alias("search", "bucket")).where("bucket is not null")
+        # Collected: a row a bucket that holds events.
+        counts = each.groupBy("search", "bucket").count().collect()
+        for number, search in enumerate(searches):
+            search.narrow(sorted((row["bucket"], row["count"]) for row in counts if row["search"] == number))
+    return valid.low + 1, test.low + 1
 
 
-def _time_with_events_before(events: DataFrame, wanted: float, low: int, high: int) -> int:
-    """The smallest time t, in milliseconds, with at least `wanted` events before t."""
-    wanted -= 1e-6  # shares such as 0.8 + 0.1 are not exact
-    before = 0
-    while True:
-        width = max(1, -(-(high - low + 1) // _HISTOGRAM_BUCKETS))
-        inside = events.where(F.col("event_time_ms").between(low, high))
-        bucket = F.floor((F.col("event_time_ms") - low) / width).alias("bucket")
-        counts = sorted((row["bucket"], row["count"]) for row in inside.groupBy(bucket).count().collect())
+@dataclass
+class _Search:
+    """For the moment with `wanted` events before it: it lies in low to high, in milliseconds, `before` events below."""
+
+    wanted: float  # a little less than asked for, since shares such as 0.8 + 0.1 are not exact
+    low: int
+    high: int
+    before: int = 0
+
+    @property
+    def width(self) -> int:
+        return max(1, -(-(self.high - self.low + 1) // _HISTOGRAM_BUCKETS))
+
+    def holds(self) -> Column:
+        return F.col("event_time_ms").between(self.low, self.high)
+
+    def bucket(self) -> Column:
+        return F.floor((F.col("event_time_ms") - self.low) / self.width)
+
+    def narrow(self, counts: list[tuple[int, int]]) -> None:
+        """Go on inside the bucket that holds the moment."""
         place = 0
-        while before + counts[place][1] < wanted:
-            before += counts[place][1]
+        while self.before + counts[place][1] < self.wanted:
+            self.before += counts[place][1]
             place += 1
-        low = low + counts[place][0] * width
-        if width == 1:
-            return int(low) + 1
-        high = low + width - 1
+        low, width = self.low + counts[place][0] * self.width, self.width
+        self.low, self.high = low, min(self.high, low + width - 1)
 
 
 def _by_time(cuts_ms: tuple[int, int]) -> Column:

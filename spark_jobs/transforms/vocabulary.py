@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
 
 from pyspark import StorageLevel
@@ -13,8 +15,19 @@ from schemas.features import NULL_IDX, NUM_RESERVED, UNSEEN_IDX
 
 _ROWS_PER_PARTITION_BITS = 33  # monotonically_increasing_id: partition above, row in the partition below
 SORTED_AT_ONCE = 2_000_000  # values; more are sorted in several partitions
+ENTRIES = "value string, idx int, count bigint"
+"""The columns of a vocabulary's table."""
 BROADCAST_VALUES = 2_000_000
 """Values of a vocabulary that are sent to every task, about 100 MB; of a larger one only the most frequent so many."""
+
+
+@dataclass(frozen=True)
+class VocabularyRequest:
+    """What a vocabulary is to hold: `values` has one row per occurrence in train, in the column `value`."""
+
+    values: DataFrame
+    min_count: int
+    max_values: int
 
 
 @dataclass(frozen=True)
@@ -26,35 +39,77 @@ class BuiltVocabulary:
     num_dropped: int
 
 
-def build_vocabulary(values: DataFrame, *, min_count: int, max_values: int) -> BuiltVocabulary:
+@dataclass(frozen=True)
+class BuiltVocabularies:
+    """Vocabularies by name; those of `together` are one table whose partition i holds the i-th of them, sorted."""
+
+    by_name: dict[str, BuiltVocabulary]
+    together: tuple[str, ...]
+    entries: DataFrame | None
+    """value, idx and count of all of `together`."""
+
+
+def build_vocabularies(requests: Mapping[str, VocabularyRequest]) -> BuiltVocabularies:
     """Number the values of train by falling count, ties by value; nulls are left out, for they are index 1.
 
-    In: one row per occurrence, in the column `value`. Values seen fewer than `min_count` times, and all after the
-    first `max_values`, are dropped. The counts of the values kept are persisted, those of the long tail are not.
+    Values seen fewer than `min_count` times, and all after the first `max_values`, are dropped. All vocabularies are
+    counted in one query, each from its own column. The counts of the values kept are persisted, those of the long
+    tail are not.
     """
-    counts = values.where(F.col("value").isNotNull()).groupBy("value").agg(F.count("*").alias("count"))
-    # The rare values, most of a log's, become one row that says how many they are, before anything is kept or sorted.
-    frequent = F.when(F.col("count") >= min_count, F.col("value"))
-    kept = counts.groupBy(frequent.alias("value")).agg(F.sum("count").alias("count"), F.count("*").alias("values"))
+    if not requests:
+        return BuiltVocabularies({}, (), None)
+    kept = reduce(DataFrame.unionByName, (_counted(number, one) for number, one in enumerate(requests.values())))
+    # The rare values, most of a log's, are one row a vocabulary that says how many they are.
+    kept = kept.groupBy("vocabulary", "value").agg(F.sum("count").alias("count"), F.sum("values").alias("values"))
     kept.persist(StorageLevel.MEMORY_AND_DISK)
     is_rare = F.col("value").isNull()
-    sizes = kept.agg(F.count_if(~is_rare).alias("frequent"), F.sum(F.when(is_rare, F.col("values"))).alias("rare"))
-    found = sizes.first()
-    assert found is not None
-    num_frequent, num_rare = found["frequent"], found["rare"] or 0
-    num_values = min(max_values, num_frequent)
-    entries = _numbered(kept.where(~is_rare).select(F.col("value").cast("string"), "count"), num_frequent)
-    entries = entries.where(F.col("idx") < num_values + NUM_RESERVED).select("value", "idx", "count")
-    return BuiltVocabulary(entries, num_values, num_frequent - num_values + num_rare)
+    found = kept.groupBy("vocabulary").agg(
+        F.count_if(~is_rare).alias("frequent"), F.sum(F.when(is_rare, F.col("values"))).alias("rare")
+    )
+    sizes = {row["vocabulary"]: (row["frequent"], row["rare"] or 0) for row in found.collect()}
+    frequent = kept.where(~is_rare).select("vocabulary", "value", "count")
+    names = list(requests)
+    small = [name for n, name in enumerate(names) if sizes.get(n, (0, 0))[0] <= SORTED_AT_ONCE]
+    together = _numbered_together(frequent, [names.index(name) for name in small]) if small else None
+    built = {}
+    for number, (name, request) in enumerate(requests.items()):
+        num_frequent, num_rare = sizes.get(number, (0, 0))
+        num_values = min(request.max_values, num_frequent)
+        of_it = together if together is not None and name in small else _numbered_apart(frequent, number)
+        entries = of_it.where((F.col("vocabulary") == number) & (F.col("idx") < num_values + NUM_RESERVED))
+        built[name] = BuiltVocabulary(
+            entries.select("value", "idx", "count"), num_values, num_frequent - num_values + num_rare
+        )
+    if together is not None:
+        most = F.lit(0)
+        for number, name in enumerate(names):
+            most = F.when(F.col("vocabulary") == number, built[name].num_values).otherwise(most)
+        together = together.where(F.col("idx") < most + NUM_RESERVED).select("value", "idx", "count")
+    return BuiltVocabularies(built, tuple(small), together)
 
 
-def _numbered(counts: DataFrame, num_values: int) -> DataFrame:
-    """Add `idx`, from 3 on, by falling count and then by value. In and out: one row per value."""
-    order = (F.desc("count"), F.asc("value"))
-    if num_values <= SORTED_AT_ONCE:
-        place = F.monotonically_increasing_id() + NUM_RESERVED
-        return counts.repartition(1).sortWithinPartitions(*order).withColumn("idx", place.cast("int"))
-    ordered = counts.orderBy(*order).withColumn("_place", F.monotonically_increasing_id())
+def _counted(number: int, request: VocabularyRequest) -> DataFrame:
+    """One row per frequent value (as text) and one for all rare ones: vocabulary, value, count, values."""
+    counts = request.values.where(F.col("value").isNotNull()).groupBy("value").agg(F.count("*").alias("count"))
+    frequent = F.when(F.col("count") >= request.min_count, F.col("value").cast("string"))
+    return counts.select(F.lit(number).alias("vocabulary"), frequent.alias("value"), "count", F.lit(1).alias("values"))
+
+
+def _numbered_together(counts: DataFrame, numbers: Sequence[int]) -> DataFrame:
+    """Add `idx` to vocabularies that one task can sort each: partition i holds the i-th of them."""
+    place = F.lit(None).cast("int")
+    for i, number in enumerate(numbers):
+        place = F.when(F.col("vocabulary") == number, i).otherwise(place)
+    chosen = counts.where(F.col("vocabulary").isin(list(numbers))).withColumn("_place", place)
+    ordered = chosen.repartitionById(len(numbers), F.col("_place")).sortWithinPartitions(F.desc("count"), "value")
+    row = F.monotonically_increasing_id().bitwiseAND((1 << _ROWS_PER_PARTITION_BITS) - 1)
+    return ordered.withColumn("idx", (row + NUM_RESERVED).cast("int")).drop("_place")
+
+
+def _numbered_apart(counts: DataFrame, number: int) -> DataFrame:
+    """Add `idx` to one vocabulary that takes many tasks to sort."""
+    counts = counts.where(F.col("vocabulary") == number)
+    ordered = counts.orderBy(F.desc("count"), "value").withColumn("_place", F.monotonically_increasing_id())
     # Persisted before the partitions are counted: the numbering holds for this one sorting only.
     ordered.persist(StorageLevel.MEMORY_AND_DISK)
     partition = F.shiftright("_place", _ROWS_PER_PARTITION_BITS)

@@ -21,7 +21,7 @@ from schemas.features import (
     TokensFeature,
 )
 from spark_jobs.transforms.feature_columns import feature_column
-from spark_jobs.transforms.past import state_of, with_past
+from spark_jobs.transforms.past import past_of, state_of, with_past
 from spark_jobs.transforms.quantiles import quantile_edges
 from spark_jobs.transforms.versions import latest, with_version_at
 
@@ -126,7 +126,7 @@ def _events(spark: SparkSession) -> DataFrame:
 def _past(spark: SparkSession, **settings: Any) -> dict[int, float]:
     feature = PastFeature(name="past", owner="events", by=("user",), tile_ms=DAY, **settings)
     events = _events(spark)
-    rows = with_past(events, feature, events, name="past")
+    rows = with_past(events, feature, past_of(events, feature), name="past")
     assert rows.columns == [*events.columns, "past"]
     return {row["row_id"]: row["past"] for row in rows.collect()}
 

@@ -9,10 +9,11 @@ from pyspark.sql import SparkSession
 
 from schemas.contract import Table
 from schemas.feature_set import WantedNumber, WantedVocabulary
-from schemas.features import IndexFeature, IndicesFeature, NumberFeature
+from schemas.features import NUM_RESERVED, IndexFeature, IndicesFeature, NumberFeature, Vocabulary
 from schemas.settings import parse_model
 from spark_jobs.transforms.encoding import with_features
-from spark_jobs.transforms.fitting import VocabularyLimits, fit_features
+from spark_jobs.transforms.fitting import FittedVocabulary, VocabularyLimits, fit_features, vocabulary_requests
+from spark_jobs.transforms.vocabulary import build_vocabularies
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,13 @@ def test_features_are_fitted_on_the_rows_given_and_applied_to_others(spark: Spar
     wanted = [*_vocabularies(table), *_numbers(table)]
     names = {f"users.{name}": name for name in COLUMNS}
     limits = VocabularyLimits(min_count=1, max_values=10)
-    fitted = fit_features(spark.createDataFrame(TRAIN, SCHEMA), wanted, names, limits, lambda name, entries: entries)
+    train = spark.createDataFrame(TRAIN, SCHEMA)
+    built = build_vocabularies(vocabulary_requests(train, wanted, names, limits)).by_name
+    vocabularies = {
+        name: FittedVocabulary(one.entries, Vocabulary(name=name, size=one.num_values + NUM_RESERVED))
+        for name, one in built.items()
+    }
+    fitted = fit_features(train, wanted, names, vocabularies)
     std = math.sqrt(200 / 3)
     index, indices, *numbers = fitted.features
     assert index == IndexFeature(name="user_sex_idx", source="sex", owner="users", vocabulary="user_sex")

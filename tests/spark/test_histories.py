@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_jobs.transforms.histories import blocks_by_popularity, items_per_user, with_history, with_negatives
+from spark_jobs.transforms.histories import items_per_user, with_history, with_negatives
 
 pytestmark = pytest.mark.slow
 

@@ -10,13 +10,26 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_jobs.transforms import vocabulary
-from spark_jobs.transforms.vocabulary import build_vocabulary, with_index, with_indices
+from spark_jobs.transforms.vocabulary import (
+    BuiltVocabulary,
+    VocabularyRequest,
+    build_vocabularies,
+    with_index,
+    with_indices,
+)
 
 pytestmark = pytest.mark.slow
 
 
 def _values(spark: SparkSession, values: list[str | None]) -> DataFrame:
     return spark.createDataFrame([(value,) for value in values], "value string")
+
+
+def _built(values: DataFrame, *, min_count: int, max_values: int) -> BuiltVocabulary:
+    """Built beside another one, which must not show."""
+    other = VocabularyRequest(values.selectExpr("concat('z', value) as value"), 1, 2)
+    built = build_vocabularies({"other": other, "v": VocabularyRequest(values, min_count, max_values)})
+    return built.by_name["v"]
 
 
 def _entries(entries: DataFrame) -> list[tuple[str, int, int]]:
@@ -36,13 +49,13 @@ def test_values_are_numbered_from_3_by_falling_count_and_then_by_value(
     spark: SparkSession, min_count: int, max_values: int, entries: list[tuple[str, int, int]], dropped: int
 ) -> None:
     values = _values(spark, ["c", "b", "a", None, "b", "d", "a", None, "c", "b"])
-    built = build_vocabulary(values, min_count=min_count, max_values=max_values)
+    built = _built(values, min_count=min_count, max_values=max_values)
     assert _entries(built.entries) == entries
     assert (built.num_values, built.num_dropped) == (len(entries), dropped)
 
 
 def test_without_values_a_vocabulary_is_empty(spark: SparkSession) -> None:
-    built = build_vocabulary(_values(spark, [None, None]), min_count=1, max_values=10)
+    built = _built(_values(spark, [None, None]), min_count=1, max_values=10)
     assert (_entries(built.entries), built.num_values, built.num_dropped) == ([], 0, 0)
 
 
@@ -66,7 +79,7 @@ def test_the_numbers_of_a_large_vocabulary_run_on_over_several_partitions(
     values = random.Random(1).choices([f"v{n}" for n in range(300)], k=1000)
     counts = sorted(Counter(values).items(), key=lambda entry: (-entry[1], entry[0]))
     frequent = [(value, 3 + place, count) for place, (value, count) in enumerate(counts) if count >= 2]
-    built = build_vocabulary(_values(spark, list(values)), min_count=2, max_values=1000)
+    built = _built(_values(spark, list(values)), min_count=2, max_values=1000)
     assert built.entries.rdd.getNumPartitions() > 2
     assert _entries(built.entries) == frequent
     assert built.num_dropped == len(counts) - len(frequent)
