@@ -7,6 +7,7 @@ from typing import Any, Literal
 from schemas.contract import Contract
 from schemas.event_store import StoreState
 from schemas.features import FeatureTransform
+from schemas.images import ImageColumn
 from schemas.ledger import Ledger
 from schemas.settings import Strict, digest_of
 
@@ -70,6 +71,9 @@ class Manifest(Strict):
 
     store: StoreState | None = None
     """Of events: the version, the raw files read, what each day holds, and the results of the contract's checks."""
+
+    images: ImageColumn | None = None
+    """Of a snapshot of images: how they are stored, their classes, and how training varies them."""
 
     def digest(self) -> str:
         return digest_of(self.model_dump(mode="json"))

@@ -1,0 +1,1 @@
+"""Image files to rows: reading, decoding, fitting to one size."""
