@@ -99,7 +99,7 @@ def test_more_than_a_threshold_stops_the_job_with_rule_count_share_and_a_row(
         _ingest(spark, tmp_path)
     assert str(error.value).startswith(
         "events: 1 of 15 rows break 'range:stars', 6.67%, more than the 5.00% that the contract's threshold allows. "
-        r"One of them: 'u9\ta\t9\t5\ttv\t1' in file:///"
+        r"One of them: 'u9\ta\t9\t5\ttv\t1' in file:/"
     )
     assert not (tmp_path / "out" / "manifest.json").exists()
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,8 @@ def _running(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield job
     finally:
-        os.killpg(job.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(job.pid, signal.SIGKILL)
         job.wait(timeout=60)
         log.close()
 

@@ -157,3 +157,17 @@ def test_a_zstd_file_is_read_or_refused_with_what_to_do(spark: SparkSession, tmp
     with pytest.raises(UserError, match=r"clicks\.csv\.zst cannot be decompressed: .* Give it as \.gz or plain text"):
         _ingest(spark, tmp_path)
     write_lines(tmp_path / "raw" / "clicks.csv.zst", [])
+
+
+def test_files_with_odd_names_are_known_by_them(spark: SparkSession, tmp_path: Path) -> None:
+    write_click_log(tmp_path, [], path="clicks")
+    names = ["a b.csv", "50%25.csv", "c+d,e=f.csv", "é.csv"]
+    for number, name in enumerate(names):
+        write_lines(tmp_path / "raw" / "clicks" / name, [HEADER, f"u{number},a,1".encode(), b"u1"])
+    snapshot = _ingest(spark, tmp_path, max_quarantined=1)
+    assert snapshot.manifest.ledger.tables["events"].accepted == 4
+    state = snapshot.manifest.store
+    assert state is not None
+    assert {file.url.rsplit("/", 1)[-1]: file.lines for file in state.tables["events"].sources} == dict.fromkeys(
+        names, 3
+    )
