@@ -81,10 +81,14 @@ class HadoopFiles:
 
     def write_text(self, url: str, text: str, *, overwrite: bool = False) -> None:
         """Write a small file; without `overwrite` the file must not exist."""
+        self.write_bytes(url, text.encode(), overwrite=overwrite)
+
+    def write_bytes(self, url: str, content: bytes, *, overwrite: bool = False) -> None:
+        """Write a small file; without `overwrite` the file must not exist."""
         path, fs = self._open_plain(url)
         try:
             stream = fs.create(path, overwrite)
-            stream.write(text.encode())
+            stream.write(content)
             stream.close()
         except Py4JJavaError as error:
             raise UserError(f"cannot write {url}: {_reason(error)}") from None
@@ -151,10 +155,14 @@ class HadoopFiles:
             found.append(str(walk.next().getPath().toString()))
         return sorted(found)
 
+    def qualified(self, url: str) -> str:
+        """A folder as the URLs of its files begin, however it was written."""
+        path, fs = self._open(url)
+        return str(fs.makeQualified(path).toString())
+
     def path_below(self, url: str, root: str) -> str:
         """The path of a listed file relative to a folder, however the folder was written."""
-        path, fs = self._open(root)
-        return url.removeprefix(str(fs.makeQualified(path).toString())).lstrip("/")
+        return url.removeprefix(self.qualified(root)).lstrip("/")
 
     def check_readable(self, url: str) -> None:
         """Raise UserError for a compressed text file whose codec is not at hand."""
