@@ -34,7 +34,7 @@ class Change(Strict):
 def changes(was: Contract, now: Contract) -> tuple[Change, ...]:
     """Every difference that matters to rows: `compatible` lets published days stand, `rebuild` reads them again.
 
-    Other than `changes_of` a table that came or went concerns no published event.
+    A table that came or went concerns no published event.
     """
     found: list[Change] = []
     before, after = was.tables(), now.tables()

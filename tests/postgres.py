@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of our own for tests, on a free port of this machine, with a password and data in a folder."""
+"""A real PostgreSQL server of our own for tests: on a free port of this machine, with a password, gone at the end."""
 
 from __future__ import annotations
 
