@@ -17,6 +17,7 @@ from schemas.version import VERSION
 JOBS = {
     "ingest": "raw log -> checked events, quarantine and ledger (Spark)",
     "prepare": "checked events -> snapshot with splits, features and vocabularies (Spark)",
+    "images": "folder or tars of images, a sub-folder a class -> snapshot of one size (Spark)",
     "profile": "snapshot or events -> a page that says what is in them, column by column (Spark)",
 }
 # A module named `profile` would hide Python's own from every job, for spark-submit looks in their folder first.

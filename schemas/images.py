@@ -77,7 +77,7 @@ class Augmentation(Strict):
 
 
 class ImageColumn(Strict):
-    """The column `image`: encoded images of `size` x `size` pixels in three colours; `label` counts through `classes`."""
+    """The column `image`: encoded, `size` x `size` pixels in three colours; `label` counts through `classes`."""
 
     column: str = "image"
     size: int

@@ -118,7 +118,8 @@ def required(rows: DataFrame) -> DataFrame:
         if kind == "array":
             whole = F.transform(name, lambda value: F.coalesce(value, F.lit(0)))
             return F.coalesce(whole, F.array().cast("array<int>")).alias(name)
-        return F.coalesce(F.col(name), F.lit(0).cast(rows.schema[name].dataType)).alias(name)
+        nothing = F.lit("").cast(kind) if kind == "binary" else F.lit(0).cast(rows.schema[name].dataType)
+        return F.coalesce(F.col(name), nothing).alias(name)
 
     return rows.select(*(column(name) for name in rows.columns))
 

@@ -126,6 +126,16 @@ class Codec:
         return float(self.dtype.itemsize * math.prod(size or 0 for size in self.shape))
 
 
+def decoded_image(content: bytes) -> np.ndarray:
+    """An encoded image as shape (height, width, 3), red first: what petastorm's codec gives, without its slow copy."""
+    import cv2  # of the extra `images`
+
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError("it is no image, or is cut short")
+    return pixels
+
+
 def _decoder_of_type(name: str, kind: pa.DataType, length: int | None) -> Decoder:
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if pa.types.is_dictionary(kind):

@@ -20,7 +20,7 @@ from schemas.errors import SnapshotDamaged, UserError
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute, fsspec_url
 from training import petastorm_on_arrow
-from training.decoding import Codec, PicklableDecoder, known, same_type
+from training.decoding import Codec, PicklableDecoder, decoded_image, known, same_type
 from training.row_filters import Filters, conjunctions_of, only_matching
 from training.row_group_cache import RowGroupCache
 from training.row_groups import ParquetRows, RowGroup, Verify
@@ -111,6 +111,7 @@ def open_part(
     if not files:
         raise UserError(f"{snapshot.url}: there is no part {part!r}; it has {', '.join(snapshot.manifest.parts)}.")
     lengths = snapshot.transform.lengths if snapshot.manifest.transform else {}
+    codecs = _codecs_of(snapshot)
     filesystem, root = _filesystem(snapshot.url)
     first = next((file for file in files if file.row_groups), files[0])
     footer = _footer(filesystem, f"{root}/{first.path}")
@@ -119,7 +120,7 @@ def open_part(
     per_row = 0.0
     if footer.num_rows:
         sample = footer.row_group(0)
-        widths = Widths(schema, lengths, {}, sampled(filesystem, f"{root}/{first.path}"))
+        widths = Widths(schema, lengths, codecs, sampled(filesystem, f"{root}/{first.path}"))
         per_row = widths.of(sample, columns or schema.names) / sample.num_rows
     row_groups = tuple(
         RowGroup(
@@ -134,7 +135,7 @@ def open_part(
     )
     return _selected(
         _Found(f"{snapshot.url}/{part}", row_groups, schema, frozenset()),
-        columns=columns, filters=None, fill={}, lengths=lengths, codecs={}, cache=cache, verify=verify,
+        columns=columns, filters=None, fill={}, lengths=lengths, codecs=codecs, cache=cache, verify=verify,
     )  # fmt: skip
 
 
@@ -185,6 +186,14 @@ def _codecs(unischema: Any) -> dict[str, Codec]:
             continue
         codecs[name] = Codec(partial(entry.codec.decode, entry), np.dtype(entry.numpy_dtype), tuple(entry.shape))
     return codecs
+
+
+def _codecs_of(snapshot: Snapshot) -> dict[str, Codec]:
+    """Of a snapshot of images: its manifest says what petastorm's metadata says in a pickle."""
+    images = snapshot.manifest.images
+    if images is None:
+        return {}
+    return {images.column: Codec(decoded_image, np.dtype(np.uint8), (images.size, images.size, 3))}
 
 
 def _first_value(filesystem: Any, pieces: Sequence[Any], column: str) -> bytes | None:

@@ -12,7 +12,7 @@ from spark_jobs.imaging.headers import Header, header_of
 
 # Spark runs one task a core already; and a refused image is told in quarantine, not on the executors' terminals.
 cv2.setNumThreads(1)
-cv2.setLogLevel(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _WHITE = 255
@@ -111,9 +111,7 @@ def resized(pixels: np.ndarray, fit: Fit) -> np.ndarray:
     height, width = pixels.shape[:2]
     new_width, new_height = _target(width, height, fit)
     shrinks = new_width < width or new_height < height
-    pixels = cv2.resize(
-        pixels, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    pixels = cv2.resize(pixels, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     left, top = abs(new_width - fit.size) // 2, abs(new_height - fit.size) // 2
     if fit.mode == "pad":
         square = np.zeros((fit.size, fit.size, 3), np.uint8)

@@ -36,7 +36,8 @@ def header_of(content: bytes) -> Header | None:
         if content[:8] == b"\x89PNG\r\n\x1a\n":
             return _png(content)
         if content[:6] in (b"GIF87a", b"GIF89a"):
-            return Header("gif", *struct.unpack_from("<HH", content, 6), may_be_transparent=True)
+            width, height = struct.unpack_from("<HH", content, 6)
+            return Header("gif", width, height, may_be_transparent=True)
         if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
             return _webp(content)
         if content[:4] in (b"II*\0", b"MM\0*"):

@@ -1,0 +1,415 @@
+"""Images: a folder or tars of images, a sub-folder a class -> a snapshot to train on, every image of one size."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from schemas.contract import Column, Contract, Source, Table
+from schemas.errors import UserError
+from schemas.features import NUM_RESERVED, FeatureTransform, Vocabulary
+from schemas.images import Augmentation, Format, ImageColumn, Mode, read_augmentation
+from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger, TableLedger
+from schemas.manifest import SPLITS, DataFile, Manifest
+from schemas.storage import absolute, join
+from schemas.version import VERSION, code_version, now_utc
+from spark_jobs.command_line import parser, run
+from spark_jobs.datasets import STAGING, SplitLayout, write_table, write_training_layout
+from spark_jobs.hadoop_files import FileStatus, HadoopFiles
+from spark_jobs.imaging.fitting import Fit
+from spark_jobs.imaging.petastorm_metadata import FILE as COMMON_METADATA
+from spark_jobs.imaging.petastorm_metadata import Field, common_metadata
+from spark_jobs.imaging.reading import ARROW_SETTINGS, SCHEMA, fitted_folder, fitted_tars, list_folder
+from spark_jobs.imaging.splitting import Shares, SplitBy, class_cuts, parse_shares, with_fate, with_split
+from spark_jobs.publication import Publication, begin
+from spark_jobs.session import size_shuffles
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+STAGED = "_staging/images"
+COLUMNS = ("row_id", "image", "label", "event_time_ms", "path", "width", "height")
+_ROW_GROUP_BYTES, _DECODED_BYTES = 16 << 20, 128 << 20
+_MIN_ROW_GROUP_ROWS, _ROW_GROUPS_WANTED, _FILE_HOLDS_ROW_GROUPS = 64, 16, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    images: tuple[str, ...]
+    out: str
+    size: int = 224
+    mode: Mode = "crop"
+    format: Format = "jpeg"
+    quality: int = 90
+    split: str = "0.8,0.1,0.1"
+    split_by: SplitBy = "class"
+    seed: int = 0
+    max_quarantined: float = 0.1
+    augment: str = "none"
+    strip_components: int = 0
+    min_side: int = 16
+    max_pixels: int = 100_000_000
+
+
+@dataclass(frozen=True)
+class Input:
+    """One folder, or tar files; `digest` names what is in it, by names, sizes and times."""
+
+    folder: str | None
+    tars: tuple[FileStatus, ...]
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of the files: `rows` has one row per file without its image, with fate and rule."""
+
+    rows: DataFrame
+    ledger: TableLedger
+    image_bytes: int
+
+
+def images(spark: SparkSession, config: ImagesConfig) -> None:
+    """Decode, judge, split and write; publish the snapshot `config.out`."""
+    shares, augmentation = parse_shares(config.split), read_augmentation(config.augment)
+    with settings_of(spark, ARROW_SETTINGS):
+        found = find_input(spark, config.images)
+        settings = asdict(config) | {"job": "images", "release": VERSION, "input": found.digest}
+        settings |= {"augment": augmentation.model_dump(mode="json", exclude_none=True)}
+        publication = begin(spark, config.out, {k: v for k, v in settings.items() if k not in ("images", "out")})
+        if publication is None:
+            print(f"images: {config.out} stands already, made with these settings from these images.")
+            return
+        staged = stage(publication, found, config)
+    size_shuffles(spark, found.bytes // 64)
+    judged = judge(staged)
+    refuse(judged, config, found)
+    classes = cuts_and_labels(judged, shares, config)
+    write_quarantine(publication, judged)
+    vocabulary = write_classes(publication, classes, judged, config)
+    write_splits(publication, staged, judged, classes, config)
+    publish(publication, judged, vocabulary, augmentation, config)
+
+
+def find_input(spark: SparkSession, given: Sequence[str]) -> Input:
+    """The one folder or the tar files that were named; UserError where they are neither."""
+    hadoop = HadoopFiles(spark)
+    if len(given) == 1 and hadoop.exists(given[0]) and not hadoop.is_file(given[0]):
+        listed = list_folder(spark, given[0])
+        below = F.expr(f"substring(path, {len(hadoop.qualified(given[0])) + 1})")
+        each = F.pmod(F.xxhash64(below, "bytes", "modified_ms"), F.lit(ROW_ID_MODULUS))
+        total = listed.agg(F.count("*").alias("n"), F.sum("bytes").alias("bytes"), F.sum(each).alias("sum")).first()
+        assert total is not None
+        if total["n"] == 0:
+            raise UserError(f"{given[0]} holds no files.")
+        return Input(given[0], (), f"{total['n']}:{total['bytes']}:{total['sum']}", total["bytes"])
+    tars = tuple(status for one in given for status in hadoop.glob(one))
+    for one in given:
+        if not hadoop.glob(one):
+            raise UserError(f"{one} is not there: --images names one folder, or tar files.")
+    names = [tar.url.rsplit("/", 1)[-1] for tar in tars]
+    for name in names:
+        if not name.endswith(TARS):
+            raise UserError(f"{name} is no tar ({', '.join(TARS)}): --images names one folder, or tar files.")
+        if names.count(name) > 1:
+            raise UserError(f"two tars are named {name}: an image's path begins with its tar's name; rename one.")
+    stamps = ";".join(sorted(f"{name}:{tar.bytes}:{tar.modified_ms}" for name, tar in zip(names, tars, strict=True)))
+    return Input(None, tars, stamps, sum(tar.bytes for tar in tars))
+
+
+@contextmanager
+def settings_of(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
+    """Spark settings for as long as this lasts."""
+    before = {key: spark.conf.get(key, None) for key in wanted}
+    for key, value in wanted.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
+
+
+def stage(publication: Publication, found: Input, config: ImagesConfig) -> DataFrame:
+    """Decode every file once and keep what it became: one row per file, with `row_id`."""
+    spark, strip = publication.spark, config.strip_components
+    fit = Fit(
+        size=config.size, mode=config.mode, format=config.format, quality=config.quality,
+        min_side=config.min_side, max_pixels=config.max_pixels,
+    )  # fmt: skip
+    if found.folder is not None:
+        root = publication.files.qualified(found.folder)
+        rows = fitted_folder(spark, found.folder, root=root, strip=strip, fit=fit)
+    else:
+        rows = fitted_tars(spark, found.tars, strip=strip, fit=fit)
+    url = publication.part(STAGED)
+    rows.write.mode("error").option("compression", "lz4_raw").parquet(url)
+    return spark.read.schema(SCHEMA).parquet(url).withColumn("row_id", F.xxhash64("path"))
+
+
+def judge(staged: DataFrame) -> Judged:
+    """Find duplicates and conflicts among what could be decoded; count where every file went."""
+    narrow = staged.withColumn("image_bytes", F.length("image")).drop("image")
+    decoded = with_fate(narrow.where("rule is null"))
+    in_conflict = F.col("fate") == "conflict"
+    reason = F.lit("the same image lies in folders of several classes")
+    decoded = decoded.withColumn("rule", F.when(in_conflict, "class_conflict"))
+    decoded = decoded.withColumn("reason", F.when(in_conflict, reason))
+    refused = narrow.where("rule is not null").withColumn("fate", F.lit("refused"))
+    rows = decoded.unionByName(refused).persist(StorageLevel.MEMORY_AND_DISK)
+    # Collected: one row a fate and rule.
+    counted = rows.groupBy("fate", "rule").agg(F.count("*").alias("n"), F.sum("image_bytes").alias("b")).collect()
+    by_fate = {fate: sum(row["n"] for row in counted if row["fate"] == fate) for fate in ("accepted", "duplicate")}
+    by_rule = {row["rule"]: row["n"] for row in sorted(counted, key=lambda row: str(row["rule"])) if row["rule"]}
+    ledger = TableLedger(
+        lines=sum(row["n"] for row in counted),
+        headers=0,
+        blanks=0,
+        accepted=by_fate["accepted"],
+        duplicates=by_fate["duplicate"],
+        quarantined=sum(by_rule.values()),
+        quarantined_by_rule=by_rule,
+    )
+    ledger.check("images")
+    return Judged(rows, ledger, sum(row["b"] for row in counted if row["fate"] == "accepted"))
+
+
+def refuse(judged: Judged, config: ImagesConfig, found: Input) -> None:
+    """Stop where too many images are in quarantine, or none is left."""
+    ledger = judged.ledger
+    if ledger.quarantined <= config.max_quarantined * ledger.rows and ledger.accepted:
+        return
+    worst = max(ledger.quarantined_by_rule, key=ledger.quarantined_by_rule.__getitem__, default="")
+    sample = judged.rows.where(F.col("rule") == worst).orderBy("path").select("path", "reason").first()
+    shown = f" Most break {worst!r}, for example {sample['path']}: {sample['reason']}." if sample is not None else ""
+    where = found.folder or ", ".join(tar.url for tar in found.tars)
+    raise UserError(
+        f"{where}: {ledger.quarantined:,} of {ledger.rows:,} files are quarantined, "
+        f"and --max-quarantined is {config.max_quarantined:g}.{shown}"
+    )
+
+
+def cuts_and_labels(judged: Judged, shares: Shares, config: ImagesConfig) -> DataFrame:
+    """One row per class: class, images, label (by the classes' names, as in ImageFolder), and its splits' cuts."""
+    accepted = judged.rows.where("fate = 'accepted'")
+    cuts = class_cuts(accepted.select("row_id", "class"), shares, by=config.split_by, seed=config.seed)
+    # Collected: one row a class. Python sorts names by code point, as ImageFolder does.
+    rows = sorted(cuts.collect(), key=lambda row: row["class"])
+    labelled = [
+        (row["class"], row["images"], label, row["train_to"], row["valid_to"]) for label, row in enumerate(rows)
+    ]
+    schema = "class string, images bigint, label int, train_to bigint, valid_to bigint"
+    return judged.rows.sparkSession.createDataFrame(labelled, schema).coalesce(1)
+
+
+def write_quarantine(publication: Publication, judged: Judged) -> None:
+    refused = judged.rows.where("rule is not null")
+    if judged.ledger.quarantined:
+        columns = ("path", "class", "bytes", "rule", "reason")
+        write_table(refused.select(*columns), publication.part("quarantine/events"), num_files=1)
+
+
+def write_classes(publication: Publication, classes: DataFrame, judged: Judged, config: ImagesConfig) -> Vocabulary:
+    """Write `vocab/class` (value, idx, count in train), where idx is the label behind the reserved ones."""
+    accepted = with_split(judged.rows.where("fate = 'accepted'"), classes, seed=config.seed)
+    train = accepted.where("split = 'train'").groupBy("class").agg(F.count("*").alias("count"))
+    entries = classes.join(F.broadcast(train), on="class", how="left").select(
+        F.col("class").alias("value"),
+        (F.col("label") + NUM_RESERVED).cast("int").alias("idx"),
+        F.coalesce("count", F.lit(0)).cast("bigint").alias("count"),
+    )
+    write_table(entries.orderBy("idx"), publication.part("vocab/class"), num_files=1)
+    return Vocabulary(name="class", size=NUM_RESERVED + classes.count())
+
+
+def write_splits(
+    publication: Publication, staged: DataFrame, judged: Judged, classes: DataFrame, config: ImagesConfig
+) -> None:
+    """Write the splits in the training layout: row groups of about 16 MB, files of a few of these."""
+    accepted = judged.rows.where("fate = 'accepted'").select("row_id", "class")
+    # Collected: one row a split.
+    counted = with_split(accepted, classes, seed=config.seed).groupBy("split").count().collect()
+    counts = {split: 0 for split in SPLITS} | {row["split"]: row["count"] for row in counted}
+    rows_per_group = row_group_rows(counts, judged, config)
+    layouts = {
+        split: SplitLayout(
+            num_files=max(1, round(counts[split] / (rows_per_group * _FILE_HOLDS_ROW_GROUPS))),
+            rows_per_row_group=rows_per_group,
+        )
+        for split in SPLITS
+    }
+    dropped = judged.rows.where("fate in ('duplicate', 'conflict')").select("row_id")
+    kept = staged.where("rule is null").join(dropped, on="row_id", how="left_anti")
+    rows = with_split(kept, classes, seed=config.seed).withColumnRenamed("modified_ms", "event_time_ms")
+    publication.part(STAGING)  # raises where another job took the folder over
+    order = F.xxhash64("row_id", F.lit(config.seed))
+    write_training_layout(
+        rows.select("split", *COLUMNS), publication.files, publication.url, order=order, layouts=layouts
+    )
+    publication.files.delete_folder(join(publication.url, STAGED.split("/")[0]))
+
+
+def row_group_rows(counts: Mapping[str, int], judged: Judged, config: ImagesConfig) -> int:
+    """So many that a row group is about 16 MB, or 128 MB decoded; fewer where train would have but a few."""
+    stored = judged.image_bytes / judged.ledger.accepted
+    rows = min(_ROW_GROUP_BYTES / stored, _DECODED_BYTES / (3 * config.size**2))
+    return max(1, int(min(rows, max(_MIN_ROW_GROUP_ROWS, counts["train"] / _ROW_GROUPS_WANTED))))
+
+
+def contract_of() -> Contract:
+    """What a file is, in the words of a contract; its time is when it was last changed."""
+    columns = (
+        Column(name="path", type="string", meaning="below the folder; a tar's name comes first"),
+        Column(name="class", type="string", meaning="the folder that it lies in"),
+        Column(name="label", type="int32", role="label", meaning="number of the class, in the order of their names"),
+        Column(name="modified_ms", type="timestamp_ms", role="event_time", time_format="epoch_ms",
+               meaning="when the file was last changed"),
+        Column(name="width", type="int32", meaning="pixels of the original, upright"),
+        Column(name="height", type="int32", meaning="pixels of the original, upright"),
+    )  # fmt: skip
+    events = Table(source=Source(format="table", path="images"), key=("path",), columns=columns)
+    return Contract(name="images", meaning="image files, a folder a class", events=events)
+
+
+def publish(
+    publication: Publication, judged: Judged, vocabulary: Vocabulary, augmentation: Augmentation, config: ImagesConfig
+) -> None:
+    """Take stock of what was written, let petastorm know of it, let the ledger prove it, and publish."""
+    names = [*SPLITS, *(["quarantine/events"] if judged.ledger.quarantined else []), "vocab/class"]
+    parts = publication.data_files(names)
+    classes = class_names(publication)
+    written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
+    stock = {split: take_stock(publication, parts[split]) for split in SPLITS}
+    write_petastorm_metadata(publication, parts, config)
+    accepted = judged.ledger.accepted
+    publication.commit(
+        Manifest(
+            kind="snapshot",
+            id=config.out.rstrip("/").rsplit("/", 1)[-1],
+            created_at=now_utc(),
+            code_version=code_version(),
+            contract=contract_of(),
+            config=publication.config,
+            config_digest=publication.config_digest,
+            ledger=Ledger(tables={"events": judged.ledger}, splits=SplitLedger(accepted=accepted, **written)),
+            parts=parts,
+            transform=FeatureTransform(features=(), vocabularies={"class": vocabulary}),
+            row_id_sums={split: stock[split].pop("row_ids") % ROW_ID_MODULUS for split in SPLITS},
+            content_sums={split: stock[split].pop("content") % ROW_ID_MODULUS for split in SPLITS},
+            statistics=stock,
+            images=ImageColumn(
+                size=config.size, mode=config.mode, format=config.format, quality=config.quality,
+                classes=classes, augmentation=augmentation,
+            ),
+        )
+    )  # fmt: skip
+    ledger = judged.ledger
+    shown = " + ".join(f"{count:,} {split}" for split, count in written.items())
+    print(
+        f"images: {ledger.rows:,} files = {accepted:,} accepted + {ledger.duplicates:,} duplicates + "
+        f"{ledger.quarantined:,} quarantined"
+    )
+    for rule, count in ledger.quarantined_by_rule.items():
+        print(f"images:   {count:,} {rule}")
+    print(f"images: {accepted:,} images of {len(classes):,} classes = {shown}")
+    print(f"images: published {config.out}")
+
+
+def class_names(publication: Publication) -> tuple[str, ...]:
+    """In the order of their labels. Collected: one row a class."""
+    entries = publication.spark.read.schema("value string, idx int").parquet(join(publication.url, "vocab/class"))
+    return tuple(row["value"] for row in entries.orderBy("idx").collect())
+
+
+def take_stock(publication: Publication, files: Sequence[DataFile]) -> dict[str, Any]:
+    """What was written of a split, read back in one pass: the sums that tell its rows and their content, and means."""
+    if not files:
+        return {"rows": 0, "row_ids": 0, "content": 0}
+    written = publication.spark.read.parquet(*(join(publication.url, file.path) for file in files))
+    stock = written.agg(
+        F.count("*").alias("rows"),
+        F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
+        F.sum(F.pmod(F.xxhash64(*written.columns), F.lit(ROW_ID_MODULUS))).alias("content"),
+        F.countDistinct("label").alias("classes"),
+        F.avg(F.length("image")).alias("mean_image_bytes"),
+        F.avg("width").alias("mean_width"),
+        F.avg("height").alias("mean_height"),
+    ).first()
+    assert stock is not None
+    return {key: value for key, value in stock.asDict().items() if value is not None}
+
+
+def write_petastorm_metadata(
+    publication: Publication, parts: Mapping[str, Sequence[DataFile]], config: ImagesConfig
+) -> None:
+    """Beside each split's files, what petastorm's `make_reader` asks for; no reader of ours does."""
+    shape = (config.size, config.size, 3)
+    fields = [
+        Field("row_id", "int64", "LongType"),
+        Field("image", "uint8", image_shape=shape, image_format=config.format, quality=config.quality),
+        Field("label", "int32", "IntegerType"),
+        Field("event_time_ms", "int64", "LongType"),
+        Field("path", "str_", "StringType"),
+        Field("width", "int32", "IntegerType"),
+        Field("height", "int32", "IntegerType"),
+    ]
+    types = {"int64": pa.int64(), "int32": pa.int32(), "uint8": pa.binary(), "str_": pa.string()}
+    schema = pa.schema([pa.field(field.name, types[field.numpy_type], nullable=False) for field in fields])
+    for split in SPLITS:
+        row_groups = {file.path.rsplit("/", 1)[-1]: len(file.row_groups) for file in parts[split]}
+        content = common_metadata(schema, fields, row_groups)
+        publication.files.write_bytes(join(publication.part(split), COMMON_METADATA), content)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    command = parser("images", __doc__ or "")
+    add = command.add_argument
+    add("--images", required=True, nargs="+", help="folder or URL with a sub-folder a class, or tar files of such")
+    add("--out", required=True, help="snapshot to publish, a folder or URL")
+    add("--size", type=_whole(1, 4096), default=224, help="pixels of a side")
+    add("--mode", choices=("crop", "pad", "stretch"), default="crop", help="how an image is made square")
+    add("--format", choices=("jpeg", "png"), default="jpeg", help="how images are stored")
+    add("--quality", type=_whole(1, 100), default=90, help="of jpeg")
+    add("--split", default="0.8,0.1,0.1", help="shares of train, valid and test")
+    add("--split-by", choices=("class", "file"), default="class",
+        help="class: shares hold in every class; file: an image stays in its split when others come")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the split and the order of rows")
+    add("--max-quarantined", type=_share, default=0.1, help="stop where a larger share of the files is bad")
+    add("--augment", default="none", help="for training: none, light, strong, or a path ending in .yaml")
+    add("--strip-components", type=_whole(0, 100), default=0, help="leading folders that name no class")
+    add("--min-side", type=_whole(1, 4096), default=16, help="images with a shorter side are quarantined")
+    add("--max-pixels", type=_whole(1, 1 << 30), default=100_000_000, help="larger ones are, before they are decoded")
+    given = vars(command.parse_args(arguments))
+    places = {"images": tuple(absolute(one) for one in given["images"]), "out": absolute(given["out"])}
+    return run("images", lambda spark: images(spark, ImagesConfig(**given | places)))
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    return value
+
+
+def _whole(least: int, most: int) -> Any:
+    def parse(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:,} and {most:,}")
+        return int(text)
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())
