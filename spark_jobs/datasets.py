@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -15,6 +16,7 @@ from schemas.storage import join
 from spark_jobs.hadoop_files import HadoopFiles
 
 STAGING = "rows"  # where the files of several splits lie until each is in its split's folder
+_FILES_AT_ONCE = 8  # read for their checksums
 _MIN_ROW_GROUP_ROWS, _MAX_ROW_GROUP_ROWS = 1 << 10, 1 << 17
 
 
@@ -124,37 +126,28 @@ def required(rows: DataFrame) -> DataFrame:
     return rows.select(*(column(name) for name in rows.columns))
 
 
-def data_files(
-    spark: SparkSession, hadoop: HadoopFiles, root: str, parts: Sequence[str]
-) -> dict[str, tuple[DataFile, ...]]:
-    """By part, its Parquet files with their rows by row group, sizes and SHA-256 (computed by the cluster at once)."""
+def data_files(hadoop: HadoopFiles, root: str, parts: Sequence[str]) -> dict[str, tuple[DataFile, ...]]:
+    """By part, its Parquet files with their rows by row group, sizes and SHA-256."""
     paths = {
         part: [f"{part}/{_name(s.url)}" for s in hadoop.glob(join(root, part)) if s.url.endswith(".parquet")]
         for part in parts
     }
-    found = {file.path: file for file in data_files_at(spark, hadoop, root, [p for of in paths.values() for p in of])}
+    found = {file.path: file for file in data_files_at(hadoop, root, [p for of in paths.values() for p in of])}
     return {part: tuple(found[path] for path in of) for part, of in paths.items()}
 
 
-def data_files_at(spark: SparkSession, hadoop: HadoopFiles, root: str, paths: Sequence[str]) -> tuple[DataFile, ...]:
+def data_files_at(hadoop: HadoopFiles, root: str, paths: Sequence[str]) -> tuple[DataFile, ...]:
     """The Parquet files at these paths below `root`, in their order."""
     if not paths:
         return ()
-    read_back = spark.read.format("binaryFile").load([join(root, path) for path in paths])
-    # Collected: one short row a file, as many as the manifest lists. A file's name is its own in all of a folder.
-    found = {
-        _name(row.path): row
-        for row in read_back.select("path", "length", F.sha2("content", 256).alias("sha256")).collect()
-    }
-    return tuple(
-        DataFile(
-            path=path,
-            bytes=found[_name(path)].length,
-            sha256=found[_name(path)].sha256,
-            row_groups=hadoop.row_groups(join(root, path)),
-        )
-        for path in paths
-    )
+
+    def data_file(path: str) -> DataFile:
+        size, sha256 = hadoop.size_and_sha256(join(root, path))
+        return DataFile(path=path, bytes=size, sha256=sha256, row_groups=hadoop.row_groups(join(root, path)))
+
+    # Streamed through the driver's JVM: Spark's binaryFile would hold each file in an executor's memory as a whole.
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return tuple(pool.map(data_file, paths))
 
 
 def _name(url: str) -> str:

@@ -71,7 +71,7 @@ class EventStore:
 
     def data_files(self, paths: tuple[str, ...]) -> tuple[DataFile, ...]:
         """Rows, sizes and checksums of placed files."""
-        return data_files_at(self.spark, self.files, self.url, paths)
+        return data_files_at(self.files, self.url, paths)
 
     def commit(self, manifest: Manifest, *, keep_versions: int) -> None:
         """Let the next version be the one that readers find, and let go of what no kept version names."""

@@ -71,6 +71,16 @@ class HadoopFiles:
         finally:
             stream.close()
 
+    def size_and_sha256(self, url: str) -> tuple[int, str]:
+        """A file's size in bytes and its SHA-256, read as a stream."""
+        path, fs = self._open(url)
+        stream = fs.open(path)
+        try:
+            digest = self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream)
+            return int(fs.getFileStatus(path).getLen()), str(digest)
+        finally:
+            stream.close()
+
     def read_text(self, url: str) -> str:
         path, fs = self._open(url)
         stream = fs.open(path)
@@ -154,6 +164,16 @@ class HadoopFiles:
         while walk.hasNext():
             found.append(str(walk.next().getPath().toString()))
         return sorted(found)
+
+    def empty_files_below(self, url: str) -> list[FileStatus]:
+        """Files without a byte in a folder and its folders: Spark passes them over. Hidden ones are left out."""
+        path, fs = self._open(url)
+        found, walk = [], fs.listFiles(path, True)
+        while walk.hasNext():
+            status = walk.next()
+            if status.getLen() == 0:
+                found.append(FileStatus(status.getPath().toString(), 0, status.getModificationTime()))
+        return [s for s in found if not any(part[:1] in ("_", ".") for part in self.path_below(s.url, url).split("/"))]
 
     def qualified(self, url: str) -> str:
         """A folder as the URLs of its files begin, however it was written."""

@@ -45,7 +45,7 @@ class Publication:
 
     def data_files(self, parts: Sequence[str]) -> dict[str, tuple[DataFile, ...]]:
         """By part, its files with rows, sizes and checksums, as they lie there now."""
-        return data_files(self.spark, self.files, self.url, parts)
+        return data_files(self.files, self.url, parts)
 
     def commit(self, manifest: Manifest) -> None:
         """Check the ledger and that no other job took the folder over; then let the folder exist."""
