@@ -14,8 +14,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from schemas.ledger import ROW_ID_MODULUS
 from schemas.storage import filesystem
-from spark_jobs.hadoop_files import FileStatus
+from spark_jobs.hadoop_files import FileStatus, HadoopFiles
 from spark_jobs.imaging.fitting import Fit, ImageRefused, fitted
 
 MAX_FILE_BYTES = 128 << 20
@@ -54,29 +55,60 @@ class ImageFile:
     reason: str | None = None
 
 
-def list_folder(spark: SparkSession, url: str) -> DataFrame:
-    """One row per file of a folder and its folders, those with a leading dot or underscore left out; none is read."""
-    return (
-        spark.read.format("binaryFile")
-        .option("recursiveFileLookup", "true")
-        .load(url)
-        .select("path", F.col("length").alias("bytes"), F.unix_millis("modificationTime").alias("modified_ms"))
-    )
+@dataclass(frozen=True)
+class Folder:
+    """A folder of files, those with a leading dot or underscore left out. `digest` names what is in it."""
+
+    url: str
+    root: str
+    """Its URL as its files' paths begin."""
+    bytes: int
+    digest: str
+    has_large: bool
+    empty: tuple[FileStatus, ...]
 
 
-def fitted_folder(spark: SparkSession, url: str, *, root: str, strip: int, fit: Fit) -> DataFrame:
-    """The files of a folder as rows of `SCHEMA`. `root` is the folder's URL as its files' paths begin."""
-    found = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(url)
-    length = F.col("length")
-    modified = F.unix_millis("modificationTime").alias("modified_ms")
-    small = found.where(length <= MAX_FILE_BYTES).select("path", "length", modified, "content")
-    # Files of over two gigabytes would end the job if Spark read them.
-    large = found.where(length > MAX_FILE_BYTES).select("path", "length", modified, F.lit(None).cast("binary"))
+def look_into(spark: SparkSession, hadoop: HadoopFiles, url: str) -> Folder:
+    """List a folder and its folders; no file is read."""
+    root, found = hadoop.qualified(url), _files_below(spark, url)
+    below = F.expr(f"substring(path, {len(root) + 1})")
+    each = F.pmod(F.xxhash64(below, "length", "modificationTime"), F.lit(ROW_ID_MODULUS))
+    is_large = F.col("length") > MAX_FILE_BYTES
+    total = found.agg(
+        F.count("*").alias("files"),
+        F.coalesce(F.sum("length"), F.lit(0)).alias("bytes"),
+        F.coalesce(F.sum(each), F.lit(0)).alias("names"),
+        F.count_if(is_large).alias("large"),
+    ).first()
+    assert total is not None
+    # Spark lists files without a byte and reads none; only where there are any is the folder walked to name them.
+    listed = len(found._jdf.inputFiles())
+    empty = hadoop.empty_files_below(url) if listed > total["files"] else []
+    stamps = [f"{hadoop.path_below(file.url, url)}:{file.modified_ms}" for file in empty]
+    digest = ";".join([f"{total['files']}:{total['bytes']}:{total['names']}", *sorted(stamps)])
+    return Folder(url, root, total["bytes"], digest, total["large"] > 0, tuple(empty))
+
+
+def fitted_folder(spark: SparkSession, folder: Folder, *, strip: int, fit: Fit) -> DataFrame:
+    """The files of a folder as rows of `SCHEMA`."""
+    root, found = folder.root, _files_below(spark, folder.url)
+    columns = ("path", "length", F.unix_millis("modificationTime").alias("modified_ms"))
+    files = found.where(F.col("length") <= MAX_FILE_BYTES).select(*columns, "content")
+    if folder.has_large:  # those of over two gigabytes would end the job if Spark read them
+        large = found.where(F.col("length") > MAX_FILE_BYTES)
+        files = files.unionAll(large.select(*columns, F.lit(None).cast("binary").alias("content")))
+    if folder.empty:
+        empty = [(file.url, 0, file.modified_ms, b"") for file in folder.empty]
+        files = files.unionAll(spark.createDataFrame(empty, files.schema))
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return fitted_files((file for batch in batches for file in _files_of(batch, root)), strip=strip, fit=fit)
 
-    return small.unionAll(large).mapInArrow(rows, SCHEMA)
+    return files.mapInArrow(rows, SCHEMA)
+
+
+def _files_below(spark: SparkSession, url: str) -> DataFrame:
+    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(url)
 
 
 def fitted_tars(spark: SparkSession, tars: Sequence[FileStatus], *, strip: int, fit: Fit) -> DataFrame:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ from spark_jobs.hadoop_files import FileStatus, HadoopFiles
 from spark_jobs.imaging.fitting import Fit
 from spark_jobs.imaging.petastorm_metadata import FILE as COMMON_METADATA
 from spark_jobs.imaging.petastorm_metadata import Field, common_metadata
-from spark_jobs.imaging.reading import ARROW_SETTINGS, SCHEMA, fitted_folder, fitted_tars, list_folder
+from spark_jobs.imaging.reading import ARROW_SETTINGS, SCHEMA, Folder, fitted_folder, fitted_tars, look_into
 from spark_jobs.imaging.splitting import Shares, SplitBy, class_cuts, parse_shares, with_fate, with_split
 from spark_jobs.publication import Publication, begin
 from spark_jobs.session import size_shuffles
@@ -62,10 +63,27 @@ class ImagesConfig:
 class Input:
     """One folder, or tar files; `digest` names what is in it, by names, sizes and times."""
 
-    folder: str | None
+    folder: Folder | None
     tars: tuple[FileStatus, ...]
     digest: str
     bytes: int
+
+    def __str__(self) -> str:
+        return self.folder.url if self.folder is not None else ", ".join(tar.url for tar in self.tars)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One row per class: class, label, and its splits' cuts; and how many images each split has of each class."""
+
+    cuts: DataFrame
+    names: tuple[str, ...]
+    """In the order of their labels."""
+    images: Mapping[tuple[str, str], int]
+    """By split and class."""
+
+    def of_split(self, split: str) -> int:
+        return sum(self.images.get((split, name), 0) for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -94,23 +112,19 @@ def images(spark: SparkSession, config: ImagesConfig) -> None:
     refuse(judged, config, found)
     classes = cuts_and_labels(judged, shares, config)
     write_quarantine(publication, judged)
-    vocabulary = write_classes(publication, classes, judged, config)
+    vocabulary = write_classes(publication, classes)
     write_splits(publication, staged, judged, classes, config)
-    publish(publication, judged, vocabulary, augmentation, config)
+    publish(publication, judged, classes, vocabulary, augmentation, config)
 
 
 def find_input(spark: SparkSession, given: Sequence[str]) -> Input:
     """The one folder or the tar files that were named; UserError where they are neither."""
     hadoop = HadoopFiles(spark)
     if len(given) == 1 and hadoop.exists(given[0]) and not hadoop.is_file(given[0]):
-        listed = list_folder(spark, given[0])
-        below = F.expr(f"substring(path, {len(hadoop.qualified(given[0])) + 1})")
-        each = F.pmod(F.xxhash64(below, "bytes", "modified_ms"), F.lit(ROW_ID_MODULUS))
-        total = listed.agg(F.count("*").alias("n"), F.sum("bytes").alias("bytes"), F.sum(each).alias("sum")).first()
-        assert total is not None
-        if total["n"] == 0:
+        folder = look_into(spark, hadoop, given[0])
+        if not folder.bytes:
             raise UserError(f"{given[0]} holds no files.")
-        return Input(given[0], (), f"{total['n']}:{total['bytes']}:{total['sum']}", total["bytes"])
+        return Input(folder, (), folder.digest, folder.bytes)
     tars = tuple(status for one in given for status in hadoop.glob(one))
     for one in given:
         if not hadoop.glob(one):
@@ -149,8 +163,7 @@ def stage(publication: Publication, found: Input, config: ImagesConfig) -> DataF
         min_side=config.min_side, max_pixels=config.max_pixels,
     )  # fmt: skip
     if found.folder is not None:
-        root = publication.files.qualified(found.folder)
-        rows = fitted_folder(spark, found.folder, root=root, strip=strip, fit=fit)
+        rows = fitted_folder(spark, found.folder, strip=strip, fit=fit)
     else:
         rows = fitted_tars(spark, found.tars, strip=strip, fit=fit)
     url = publication.part(STAGED)
@@ -193,24 +206,25 @@ def refuse(judged: Judged, config: ImagesConfig, found: Input) -> None:
     worst = max(ledger.quarantined_by_rule, key=ledger.quarantined_by_rule.__getitem__, default="")
     sample = judged.rows.where(F.col("rule") == worst).orderBy("path").select("path", "reason").first()
     shown = f" Most break {worst!r}, for example {sample['path']}: {sample['reason']}." if sample is not None else ""
-    where = found.folder or ", ".join(tar.url for tar in found.tars)
     raise UserError(
-        f"{where}: {ledger.quarantined:,} of {ledger.rows:,} files are quarantined, "
+        f"{found}: {ledger.quarantined:,} of {ledger.rows:,} files are quarantined, "
         f"and --max-quarantined is {config.max_quarantined:g}.{shown}"
     )
 
 
-def cuts_and_labels(judged: Judged, shares: Shares, config: ImagesConfig) -> DataFrame:
-    """One row per class: class, images, label (by the classes' names, as in ImageFolder), and its splits' cuts."""
-    accepted = judged.rows.where("fate = 'accepted'")
-    cuts = class_cuts(accepted.select("row_id", "class"), shares, by=config.split_by, seed=config.seed)
-    # Collected: one row a class. Python sorts names by code point, as ImageFolder does.
-    rows = sorted(cuts.collect(), key=lambda row: row["class"])
-    labelled = [
-        (row["class"], row["images"], label, row["train_to"], row["valid_to"]) for label, row in enumerate(rows)
-    ]
-    schema = "class string, images bigint, label int, train_to bigint, valid_to bigint"
-    return judged.rows.sparkSession.createDataFrame(labelled, schema).coalesce(1)
+def cuts_and_labels(judged: Judged, shares: Shares, config: ImagesConfig) -> Classes:
+    """Where the splits of each class are cut, and its label: by the classes' names, as in ImageFolder."""
+    accepted = judged.rows.where("fate = 'accepted'").select("row_id", "class")
+    # Collected: one row a class, then three. Python sorts names by code point, as ImageFolder does.
+    rows = sorted(
+        class_cuts(accepted, shares, by=config.split_by, seed=config.seed).collect(), key=lambda row: row["class"]
+    )
+    labelled = [(row["class"], label, row["train_to"], row["valid_to"]) for label, row in enumerate(rows)]
+    schema = "class string, label int, train_to bigint, valid_to bigint"
+    cuts = judged.rows.sparkSession.createDataFrame(labelled, schema)
+    counted = with_split(accepted, cuts, seed=config.seed).groupBy("split", "class").count().collect()
+    images = {(row["split"], row["class"]): row["count"] for row in counted}
+    return Classes(cuts, tuple(row["class"] for row in rows), images)
 
 
 def write_quarantine(publication: Publication, judged: Judged) -> None:
@@ -220,27 +234,21 @@ def write_quarantine(publication: Publication, judged: Judged) -> None:
         write_table(refused.select(*columns), publication.part("quarantine/events"), num_files=1)
 
 
-def write_classes(publication: Publication, classes: DataFrame, judged: Judged, config: ImagesConfig) -> Vocabulary:
+def write_classes(publication: Publication, classes: Classes) -> Vocabulary:
     """Write `vocab/class` (value, idx, count in train), where idx is the label behind the reserved ones."""
-    accepted = with_split(judged.rows.where("fate = 'accepted'"), classes, seed=config.seed)
-    train = accepted.where("split = 'train'").groupBy("class").agg(F.count("*").alias("count"))
-    entries = classes.join(F.broadcast(train), on="class", how="left").select(
-        F.col("class").alias("value"),
-        (F.col("label") + NUM_RESERVED).cast("int").alias("idx"),
-        F.coalesce("count", F.lit(0)).cast("bigint").alias("count"),
-    )
-    write_table(entries.orderBy("idx"), publication.part("vocab/class"), num_files=1)
-    return Vocabulary(name="class", size=NUM_RESERVED + classes.count())
+    entries = [
+        (name, NUM_RESERVED + label, classes.images.get(("train", name), 0)) for label, name in enumerate(classes.names)
+    ]
+    table = publication.spark.createDataFrame(entries, "value string, idx int, count bigint")
+    write_table(table, publication.part("vocab/class"), num_files=1)
+    return Vocabulary(name="class", size=NUM_RESERVED + len(entries))
 
 
 def write_splits(
-    publication: Publication, staged: DataFrame, judged: Judged, classes: DataFrame, config: ImagesConfig
+    publication: Publication, staged: DataFrame, judged: Judged, classes: Classes, config: ImagesConfig
 ) -> None:
     """Write the splits in the training layout: row groups of about 16 MB, files of a few of these."""
-    accepted = judged.rows.where("fate = 'accepted'").select("row_id", "class")
-    # Collected: one row a split.
-    counted = with_split(accepted, classes, seed=config.seed).groupBy("split").count().collect()
-    counts = {split: 0 for split in SPLITS} | {row["split"]: row["count"] for row in counted}
+    counts = {split: classes.of_split(split) for split in SPLITS}
     rows_per_group = row_group_rows(counts, judged, config)
     layouts = {
         split: SplitLayout(
@@ -251,7 +259,7 @@ def write_splits(
     }
     dropped = judged.rows.where("fate in ('duplicate', 'conflict')").select("row_id")
     kept = staged.where("rule is null").join(dropped, on="row_id", how="left_anti")
-    rows = with_split(kept, classes, seed=config.seed).withColumnRenamed("modified_ms", "event_time_ms")
+    rows = with_split(kept, classes.cuts, seed=config.seed).withColumnRenamed("modified_ms", "event_time_ms")
     publication.part(STAGING)  # raises where another job took the folder over
     order = F.xxhash64("row_id", F.lit(config.seed))
     write_training_layout(
@@ -283,14 +291,18 @@ def contract_of() -> Contract:
 
 
 def publish(
-    publication: Publication, judged: Judged, vocabulary: Vocabulary, augmentation: Augmentation, config: ImagesConfig
+    publication: Publication,
+    judged: Judged,
+    classes: Classes,
+    vocabulary: Vocabulary,
+    augmentation: Augmentation,
+    config: ImagesConfig,
 ) -> None:
     """Take stock of what was written, let petastorm know of it, let the ledger prove it, and publish."""
     names = [*SPLITS, *(["quarantine/events"] if judged.ledger.quarantined else []), "vocab/class"]
     parts = publication.data_files(names)
-    classes = class_names(publication)
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
-    stock = {split: take_stock(publication, parts[split]) for split in SPLITS}
+    stock = take_stock(publication, parts)
     write_petastorm_metadata(publication, parts, config)
     accepted = judged.ledger.accepted
     publication.commit(
@@ -310,7 +322,7 @@ def publish(
             statistics=stock,
             images=ImageColumn(
                 size=config.size, mode=config.mode, format=config.format, quality=config.quality,
-                classes=classes, augmentation=augmentation,
+                classes=classes.names, augmentation=augmentation,
             ),
         )
     )  # fmt: skip
@@ -322,32 +334,34 @@ def publish(
     )
     for rule, count in ledger.quarantined_by_rule.items():
         print(f"images:   {count:,} {rule}")
-    print(f"images: {accepted:,} images of {len(classes):,} classes = {shown}")
+    print(f"images: {accepted:,} images of {len(classes.names):,} classes = {shown}")
     print(f"images: published {config.out}")
 
 
-def class_names(publication: Publication) -> tuple[str, ...]:
-    """In the order of their labels. Collected: one row a class."""
-    entries = publication.spark.read.schema("value string, idx int").parquet(join(publication.url, "vocab/class"))
-    return tuple(row["value"] for row in entries.orderBy("idx").collect())
-
-
-def take_stock(publication: Publication, files: Sequence[DataFile]) -> dict[str, Any]:
-    """What was written of a split, read back in one pass: the sums that tell its rows and their content, and means."""
-    if not files:
-        return {"rows": 0, "row_ids": 0, "content": 0}
-    written = publication.spark.read.parquet(*(join(publication.url, file.path) for file in files))
-    stock = written.agg(
-        F.count("*").alias("rows"),
-        F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
-        F.sum(F.pmod(F.xxhash64(*written.columns), F.lit(ROW_ID_MODULUS))).alias("content"),
-        F.countDistinct("label").alias("classes"),
-        F.avg(F.length("image")).alias("mean_image_bytes"),
-        F.avg("width").alias("mean_width"),
-        F.avg("height").alias("mean_height"),
-    ).first()
-    assert stock is not None
-    return {key: value for key, value in stock.asDict().items() if value is not None}
+def take_stock(publication: Publication, parts: Mapping[str, Sequence[DataFile]]) -> dict[str, dict[str, Any]]:
+    """What was written, by split, read back in one pass: the sums that tell its rows and their content, and means."""
+    by_split = [
+        publication.spark.read.parquet(*(join(publication.url, file.path) for file in parts[split])).withColumn(
+            "split", F.lit(split)
+        )
+        for split in SPLITS
+        if parts[split]
+    ]
+    stock = (
+        reduce(DataFrame.unionAll, by_split)
+        .groupBy("split")
+        .agg(
+            F.count("*").alias("rows"),
+            F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
+            F.sum(F.pmod(F.xxhash64(*COLUMNS), F.lit(ROW_ID_MODULUS))).alias("content"),
+            F.avg(F.length("image")).alias("mean_image_bytes"),
+            F.avg("width").alias("mean_width"),
+            F.avg("height").alias("mean_height"),
+        )
+    )
+    nothing = {split: {"rows": 0, "row_ids": 0, "content": 0} for split in SPLITS}
+    # Collected: one row a split.
+    return nothing | {row["split"]: {k: v for k, v in row.asDict().items() if k != "split"} for row in stock.collect()}
 
 
 def write_petastorm_metadata(

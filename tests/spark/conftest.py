@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def spark() -> Iterator[SparkSession]:
     settings = [word for key, value in _SETTINGS.items() for word in ("--conf", f"{key}={value}")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYSPARK_SUBMIT_ARGS", shlex.join(["--master", "local[2]", *settings, "pyspark-shell"]))
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
         session = spark_session("tests")
     yield session
     session.stop()
