@@ -25,31 +25,13 @@ pytestmark = pytest.mark.slow
 
 SMALL = ("spark.ui.enabled=false", "spark.driver.memory=512m", "spark.sql.shuffle.partitions=2")
 OPTIONS = {
-    "ingest": [
-        "--contract",
-        "--raw",
-        "--out",
-        "--max-quarantined",
-        "--as-of",
-        "--day",
-        "--keep-versions",
-        "--every",
-        "--files-per-batch",
-        "--checkpoint",
-    ],
-    "prepare": [
-        "--events",
-        "--out",
-        "--split",
-        "--history-length",
-        "--seen-length",
-        "--num-negatives",
-        "--min-count",
-        "--max-values",
-        "--seed",
-        "--rows-per-row-group",
-        "--num-files",
-    ],
+    "ingest": "contract raw out max-quarantined as-of day rebuild keep-versions stream once every files-per-batch "
+    "checkpoint",
+    "prepare": "events out features split history-length seen-length negatives num-negatives num-train-negatives "
+    "min-count max-values seed rows-per-row-group num-files",
+    "images": "images out size mode format quality split split-by seed max-quarantined augment strip-components "
+    "min-side max-pixels",
+    "profile_snapshot": "out",
 }
 
 
@@ -89,8 +71,9 @@ def test_help_names_every_option_and_what_it_is_for() -> None:
         shown, _ = process.communicate(timeout=300)
         assert process.returncode == 0
         assert shown.startswith(f"usage: spark-submit spark_jobs/jobs/{job}.py ")
-        named = re.findall(r"^  (--[a-z-]+) [A-Z_]+(?:\n)? +\S", shown, flags=re.MULTILINE)
-        assert named == OPTIONS[job], shown
+        named = re.findall(r"^  --([a-z-]+)(?: [A-Z_{][^\n]*?)?(?:  +|\n {10,})\S", shown, flags=re.MULTILINE)
+        assert named == OPTIONS[job].split(), shown
+        assert len(named) == len(re.findall("^  --", shown, flags=re.MULTILINE)), shown
 
 
 def test_a_mistake_is_answered_with_exit_code_2_and_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
