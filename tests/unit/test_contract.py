@@ -51,7 +51,10 @@ def test_every_contract_of_the_catalogue_is_sound_and_named_as_its_file():
         (lambda c: c["events"]["columns"][0].update(nulable=True), "did you mean 'nullable'?"),
         (lambda c: c["events"]["source"].update(delimeter=";"), "did you mean 'delimiter'?"),
         (lambda c: c["events"].update(key=["whom"]), "key column 'whom' is not among the columns; did you mean 'who'?"),
-        (lambda c: c["events"]["columns"][1].update(role="user"), "one column at most may have the role 'user', 2 have"),
+        (
+            lambda c: c["events"]["columns"][1].update(role="user"),
+            "one column at most may have the role 'user', 2 have",
+        ),
         (lambda c: c["events"]["columns"][2].update(role="none"), "must have the role 'event_time', 0 have"),
         (lambda c: c["events"]["columns"][2].update(type="string"), "role 'event_time' needs one of the types"),
         (lambda c: c["events"]["columns"][0].update(nullable=True), "role 'user' cannot be nullable"),
