@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from pyspark.sql import SparkSession
 
 # Output must not depend on a site's defaults: these settings are part of what a job promises.
@@ -33,3 +37,21 @@ def size_shuffles(spark: SparkSession, input_bytes: int) -> None:
     if not spark.sparkContext.getConf().contains("spark.sql.shuffle.partitions"):
         partitions = max(spark.sparkContext.defaultParallelism, -(-input_bytes // _BYTES_PER_SHUFFLE_PARTITION))
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
+
+
+@contextmanager
+def step(spark: SparkSession, name: str) -> Iterator[None]:
+    """Name the Spark jobs started inside, for the UI and the history server, and on the terminal above Spark's bar.
+
+    The bar is the sign of a terminal (see pipelines/launch.py): Python's own output is a pipe of spark-submit here.
+    """
+    context: Any = spark.sparkContext
+    before = context.getLocalProperty("spark.job.description")
+    context.setJobDescription(name)
+    if context.getConf().get("spark.ui.showConsoleProgress") == "true":
+        jvm: Any = spark._jvm
+        jvm.System.err.println(f"{context.appName.removeprefix('headrace ')}: {name} ...")
+    try:
+        yield
+    finally:
+        context.setLocalProperty("spark.job.description", before)

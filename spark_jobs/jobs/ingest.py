@@ -28,7 +28,7 @@ from spark_jobs.datasets import read_part
 from spark_jobs.day_plan import Arrivals, DayPlan, arrivals, plan_all, plan_days, plan_one_day, with_day_counted
 from spark_jobs.event_store import EventStore, claim, day_of_path
 from spark_jobs.hadoop_files import FileStatus, HadoopFiles
-from spark_jobs.session import size_shuffles
+from spark_jobs.session import size_shuffles, step
 from spark_jobs.sources import find_source, naming_broken_files
 from spark_jobs.spark_types import spark_schema
 from spark_jobs.streaming import watch
@@ -193,15 +193,18 @@ def take_in(run: Run, name: TableName, files: list[FileStatus]) -> bool:
         keep(run, name)
         return False
     assert stood is not None or whole
-    if whole or stood is None:
-        counted = count_lines(build, files)
-        plan = plan_all(counted, files)
-    else:
-        counted = count_lines(build, came.unread)
-        plan = plan_days(stood.sources, came, counted)
+    with step(run.spark, f"{name}: lines and days of the files"):
+        if whole or stood is None:
+            counted = count_lines(build, files)
+            plan = plan_all(counted, files)
+        else:
+            counted = count_lines(build, came.unread)
+            plan = plan_days(stood.sources, came, counted)
     refuse_empty(name, files, sum(sum(file.days.values()) for file in plan.sources))
-    built = build_plan(build, plan, came)
-    settle(run, build, plan, built)
+    with step(run.spark, f"{name}: rows checked and written"):
+        built = build_plan(build, plan, came)
+    with step(run.spark, f"{name}: judged"):
+        settle(run, build, plan, built)
     return True
 
 
@@ -262,7 +265,8 @@ def take_day(run: Run, build: TableBuild, files: list[FileStatus], day: str) -> 
     counted = count_lines(build, read)
     rows = {file.url: file.days.get(day, 0) for file in counted}
     plan = DayPlan(days=frozenset({day}), read=read, sources=with_day_counted(stood.sources, day, rows))
-    settle(run, build, plan, build_days(build, read, plan.days, counted))
+    with step(run.spark, f"{build.name}: {day} built again"):
+        settle(run, build, plan, build_days(build, read, plan.days, counted))
     return True
 
 

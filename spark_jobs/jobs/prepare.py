@@ -25,7 +25,7 @@ from spark_jobs.command_line import parser, run
 from spark_jobs.datasets import STAGING, SplitLayout, row_group_rows, write_table, write_tables, write_training_layout
 from spark_jobs.log import Log, check, read_log
 from spark_jobs.publication import Publication, begin, open_published
-from spark_jobs.session import size_shuffles
+from spark_jobs.session import size_shuffles, step
 from spark_jobs.transforms.encoding import (
     FittedTables,
     HistoryShape,
@@ -84,9 +84,11 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     log = read_log(spark, parent, wanted, policy, config.seed)
     if policy.kind != "time":  # the others sort every user's events to split them
         log.events.persist(StorageLevel.MEMORY_AND_DISK)
-    statistics = statistics_of(log)
+    with step(spark, "statistics of the splits"):
+        statistics = statistics_of(log)
     counts = check_splits(statistics, parent)
-    fitted = fit(log, wanted, statistics["train"]["last_event_time_ms"], publication, config)
+    with step(spark, "vocabularies and moments"):
+        fitted = fit(log, wanted, statistics["train"]["last_event_time_ms"], publication, config)
     known = look_ups(log.events, entities_in_rows(log, fitted, wanted), fitted)
     rows = with_ids(log.events, fitted)
     shape = HistoryShape(config.history_length, config.seen_length, wanted.history_gaps) if log.has_histories else None
@@ -97,14 +99,19 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
         columns = [*columns_of(log, fitted, wanted), *shape.columns]
         sampled = ["negatives"] if config.num_train_negatives else []
         train = draw(train, config.num_train_negatives, "history")
-        write_splits(publication, train, ["train"], [*columns, *sampled], counts, config)
+        with step(spark, "train"):
+            write_splits(publication, train, ["train"], [*columns, *sampled], counts, config)
         held_out = draw(held_out, config.num_negatives, "seen")
-        write_splits(publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], counts, config)
+        with step(spark, "valid and test"):
+            write_splits(publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], counts, config)
     else:
         every_row = encoded(rows, fitted, known)
-        write_splits(publication, every_row, SPLITS, columns_of(log, fitted, wanted), counts, config)
-    write_entities(publication, log, rows, fitted, shape)
-    publish(publication, parent, fitted, shape, statistics, config, policy.query_grain)
+        with step(spark, "train, valid and test"):
+            write_splits(publication, every_row, SPLITS, columns_of(log, fitted, wanted), counts, config)
+    with step(spark, "items and users"):
+        write_entities(publication, log, rows, fitted, shape)
+    with step(spark, "check of what was written"):
+        publish(publication, parent, fitted, shape, statistics, config, policy.query_grain)
 
 
 def parse_negatives(text: str) -> float:
