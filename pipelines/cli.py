@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipelines import launch
+from pipelines import launch, profiles
 from pipelines.data import DATA_SETS, fetch
 from pipelines.demo import StepFailed, demo
 from schemas.errors import UserError
@@ -30,7 +30,11 @@ MEASURES = {
     "check": "prove that a snapshot is whole, its ids fit and its layout fits the ranks",
     "throughput": "rows a second that the feed gives on this machine",
 }
-EPILOG = "A command's own --help shows its settings; `headrace train --help` those of training.train, and so on."
+EPILOG = (
+    "A command's own --help shows its settings; `headrace train --help` those of training.train, and so on. "
+    "The Spark jobs also take --master, --conf KEY=VALUE and --profile (a file of Spark settings, or one of "
+    f"{', '.join(profiles.names())}). README and docs/guide.md tell the rest."
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         job = steps.add_parser(name, help=summary, add_help=False)
         job.add_argument("--master", help="Spark master (local[*])")
         job.add_argument("--conf", action="append", default=[], help="Spark setting KEY=VALUE")
+        job.add_argument("--profile", help=f"Spark settings: a file, or one of {', '.join(profiles.names())}")
     for name, summary in PROGRAMS.items():
         ranked = steps.add_parser(name, help=summary, add_help=False)
         ranked.add_argument("--ranks", type=int, default=1, help="Horovod ranks (1)")
@@ -91,7 +96,8 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     elif given.step == "data":
         print(fetch(given.name, Path(absolute(given.to))))
     elif given.step in JOBS:
-        return launch.spark_submit(JOB_FILES.get(given.step, given.step), rest, master=given.master, conf=given.conf)
+        job = JOB_FILES.get(given.step, given.step)
+        return launch.spark_submit(job, rest, master=given.master, conf=given.conf, profile=given.profile)
     elif given.step in PROGRAMS:
         return on_ranks(given, rest)
     elif given.step in MEASURES or given.step == "recommend":

@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines import profiles
+
 ROOT = Path(__file__).parent.parent
 # Spark makes one method of a stage's joins; the JVM would interpret what has over 8,000 bytes of code.
 _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
@@ -19,12 +21,27 @@ _SHIPPED = ("schemas", "spark_jobs")
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
 
 
-def spark_submit(job: str, arguments: Sequence[str], *, master: str | None = None, conf: Sequence[str] = ()) -> int:
+def spark_submit(
+    job: str,
+    arguments: Sequence[str],
+    *,
+    master: str | None = None,
+    conf: Sequence[str] = (),
+    profile: str | None = None,
+) -> int:
     """Run spark_jobs/jobs/<job>.py under spark-submit; give its exit code.
 
     Without a master it is local[*], and Spark's log is kept to errors. To a cluster our code goes with --py-files.
+    A profile is read after the site's own defaults; `conf` and `master` win over it.
     """
     command = [_program("spark-submit")]
+    if profile is not None:
+        file = profiles.find(profile)
+        given = profiles.settings(file) | dict(setting.split("=", 1) for setting in conf if "=" in setting)
+        master = master or given.get("spark.master")
+        profiles.make_event_folder(given)
+        # spark-submit would read the file in place of conf/spark-defaults.conf, where a site says where its things are.
+        command += ["--properties-file", str(file), "--load-spark-defaults"]
     # Spark draws its bar on a terminal only; in a file it would be thousands of characters.
     shows_progress = "true" if sys.stderr.isatty() else "false"
     for setting in (f"spark.ui.showConsoleProgress={shows_progress}", *conf):
@@ -35,8 +52,9 @@ def spark_submit(job: str, arguments: Sequence[str], *, master: str | None = Non
         if master is not None:
             command += ["--master", master]
         log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
-        command += ["--driver-java-options", f"{log_settings} {_COMPILE_LARGE_METHODS}"]
-        command += ["--conf", f"spark.executor.extraJavaOptions={_COMPILE_LARGE_METHODS}"]
+        # Spark puts these before the extraJavaOptions of a profile or --conf, which would replace one another.
+        command += ["--conf", f"spark.driver.defaultJavaOptions={log_settings} {_COMPILE_LARGE_METHODS}"]
+        command += ["--conf", f"spark.executor.defaultJavaOptions={_COMPILE_LARGE_METHODS}"]
         command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
         return subprocess.run(command, env=_environment(), check=False).returncode
 

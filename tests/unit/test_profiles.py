@@ -1,0 +1,80 @@
+"""Profiles as files: each parses, leaves to the jobs what is theirs, and a wrong name is answered with the nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import launch, profiles
+from pipelines.cli import main
+from schemas.errors import UserError
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_profile_leaves_to_the_jobs_what_they_promise_and_fit_to_their_input(name: str) -> None:
+    found = profiles.settings(profiles.find(name))
+    assert found["spark.sql.adaptive.skewJoin.enabled"] == "true"
+    assert "-XX:-DontCompileHugeMethods" in found["spark.driver.extraJavaOptions"]
+    assert not {"spark.sql.shuffle.partitions", "spark.sql.session.timeZone", "spark.sql.ansi.enabled"} & {*found}
+
+
+def test_there_is_a_profile_for_each_kind_of_cluster() -> None:
+    assert profiles.names() == ["kubernetes", "local", "rapids", "standalone", "yarn"]
+
+
+def test_a_wrong_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--profile", "standalon", "--events", "e", "--out", "o"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "headrace: there is no profile 'standalon'; did you mean 'standalone'?; there are kubernetes"
+    )
+    with pytest.raises(UserError, match=r"no such file; did you mean 'yarn'\?"):
+        profiles.find("conf/yarn.conf")
+
+
+def test_a_file_is_read_as_spark_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.conf"
+    file.write_text("# ours\n\nspark.a 1\n  spark.b=x y=z \nspark.c:\t3\n", encoding="utf-8")
+    assert profiles.settings(profiles.find(str(file))) == {"spark.a": "1", "spark.b": "x y=z", "spark.c": "3"}
+    file.write_text("spark.a 1\nsprak.b 2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.conf:2: 'sprak\.b' is no setting of Spark's"):
+        profiles.settings(file)
+    file.write_text("spark.a\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.conf:1: spark\.a has no value"):
+        profiles.settings(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "master", "ships_code"),
+    [
+        ({"profile": "yarn"}, "yarn", True),
+        ({"profile": "yarn", "conf": ["spark.master=spark://h:1"]}, "spark://h:1", True),
+        ({"profile": "yarn", "conf": ["spark.master=spark://h:1"], "master": "local[2]"}, "local[2]", False),
+        ({"profile": "local"}, "local[*]", False),
+    ],
+)
+def test_master_wins_over_conf_and_conf_over_the_profile(
+    options: dict[str, str], master: str, ships_code: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> object:
+        started.append(command)
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr("pipelines.launch.subprocess.run", run)
+    assert launch.spark_submit("ingest", ["--out", "o"], **options) == 0  # type: ignore[arg-type]
+    (command,) = started
+    assert command[command.index("--master") + 1] == master
+    assert ("--py-files" in command) == ships_code
+    assert command[command.index("--properties-file") + 1] == str(profiles.find(options["profile"]))
+
+
+def test_the_folder_of_the_event_log_is_made(tmp_path: Path) -> None:
+    for number, url in enumerate((str(tmp_path / "0"), f"file:{tmp_path}/1", f"file://{tmp_path}/2")):
+        profiles.make_event_folder({"spark.eventLog.enabled": "true", "spark.eventLog.dir": url})
+        assert (tmp_path / str(number)).is_dir()
+    profiles.make_event_folder({"spark.eventLog.enabled": "false", "spark.eventLog.dir": f"{tmp_path}/3"})
+    profiles.make_event_folder({"spark.eventLog.enabled": "true", "spark.eventLog.dir": "hdfs:///spark-events"})
+    assert not (tmp_path / "3").exists()
