@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from py4j.protocol import Py4JJavaError
+from pyspark.errors import IllegalArgumentException
 from pyspark.sql import SparkSession
 
 from pipelines import profiles
@@ -80,7 +80,7 @@ def test_every_value_is_of_the_kind_that_its_setting_wants(spark: SparkSession) 
         for key, value in profiles.settings(profiles.find(name)).items():
             if known.findEntry(key) is not None:
                 known.findEntry(key).valueConverter().apply(value)
-    with pytest.raises(Py4JJavaError, match="4 gigabytes"):
+    with pytest.raises(IllegalArgumentException, match="4 gigabytes"):
         known.findEntry("spark.executor.memory").valueConverter().apply("4 gigabytes")
 
 
