@@ -41,7 +41,8 @@ class Snapshot:
         tables = [pq.read_table(join(root, file.path), columns=columns, filesystem=fs) for file in self.files(part)]
         if not tables:
             raise UserError(f"{self.url}: there is no part {part!r}; it has {', '.join(self.manifest.parts)}.")
-        return pa.concat_tables(tables)
+        # Files of several versions of a contract may lack a column, or hold it in a narrower type.
+        return pa.concat_tables(tables, promote_options="permissive")
 
     def verify(self, *, checksums: bool = True, progress: Callable[[str], None] = lambda path: None) -> None:
         """Prove that every file is there, whole and unchanged, and that the ledger adds up over the files.
