@@ -86,10 +86,33 @@ class Cluster:
 
     def jobs(self) -> list[dict[str, Any]]:
         """The Spark jobs of the job that runs now, the newest first."""
+        return self._running("jobs")
+
+    def busy_executor(self) -> psutil.Process | None:
+        """An executor that has a task in hand at this moment; any where none has; None where there is none."""
+        busy = [one["id"] for one in self._running("executors") if one["activeTasks"] and one["id"] != "driver"]
+        processes = self.executors()
+        for process in processes:
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if words[words.index("--executor-id") + 1] in busy:
+                    return process
+        return processes[0] if processes else None
+
+    def lost(self) -> tuple[int, int]:
+        """Executors that the newest job lost, and tasks that were in their hands, by its event log."""
+        newest = max(self.events.iterdir(), key=lambda path: path.stat().st_mtime)
+        files = [newest] if newest.is_file() else sorted(newest.glob("events_*"))
+        events = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        removed = [event for event in events if event["Event"] == "SparkListenerExecutorRemoved"]
+        ended = [event for event in events if event["Event"] == "SparkListenerTaskEnd"]
+        return len(removed), sum(event["Task End Reason"]["Reason"] == "ExecutorLostFailure" for event in ended)
+
+    def _running(self, what: str) -> list[dict[str, Any]]:
         applications = get(f"http://127.0.0.1:{self.ui_port}/api/v1/applications") or []
         if not applications:
             return []
-        return get(f"http://127.0.0.1:{self.ui_port}/api/v1/applications/{applications[0]['id']}/jobs") or []
+        return get(f"http://127.0.0.1:{self.ui_port}/api/v1/applications/{applications[0]['id']}/{what}") or []
 
     def start(self, job: str, *arguments: str, conf: Sequence[str] = ()) -> subprocess.Popen[str]:
         """`headrace JOB --profile standalone` on this cluster, in a process group of its own."""
