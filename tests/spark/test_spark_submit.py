@@ -1,18 +1,16 @@
-"""The jobs as users start them: under spark-submit, alone and on a standalone cluster, and killed in the middle."""
+"""The jobs as users start them: under spark-submit, alone and killed in the middle."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
@@ -127,55 +125,3 @@ def test_a_job_killed_in_the_middle_publishes_nothing_and_runs_again(
     snapshot.verify()
     assert snapshot.manifest.rows("train") == 6
     assert not (out / "_writer").exists()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A standalone master and one worker with two cores: the master's URL, and the folder of the worker's executors."""
-    home = Path(pyspark.__file__).parent
-    port, master_ui, worker_ui = _free_port(), _free_port(), _free_port()
-    url, work = f"spark://127.0.0.1:{port}", tmp_path / "work"
-    deploy, limits = "org.apache.spark.deploy", ("--cores", "2", "--memory", "1g", "--work-dir", str(work))
-    commands = [
-        [f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(master_ui)],
-        [f"{deploy}.worker.Worker", "--host", "127.0.0.1", "--webui-port", str(worker_ui), *limits, url],
-    ]
-    env = os.environ | {"SPARK_HOME": str(home), "SPARK_DAEMON_MEMORY": "256m"}
-    daemons: list[subprocess.Popen[bytes]] = []
-    try:
-        for command, ready in zip(commands, (port, worker_ui), strict=True):
-            started = [str(home / "bin" / "spark-class"), *command]
-            quiet = subprocess.DEVNULL
-            daemons.append(subprocess.Popen(started, env=env, stdout=quiet, stderr=quiet, start_new_session=True))
-            _wait_for(command[0], lambda port=ready: _answers(port))  # type: ignore[misc]
-        yield url, work
-    finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-            daemon.wait(timeout=60)
-
-
-def test_both_jobs_run_on_a_standalone_cluster_from_and_to_urls(cluster: tuple[str, Path], tmp_path: Path) -> None:
-    master, work = cluster
-    contract = write_film_log(tmp_path)
-    conf = (*SMALL, "spark.executor.memory=512m", "spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1")
-    events, snapshot = (f"file://{tmp_path}/{name}" for name in ("events", "snapshot"))
-    arguments = ["--contract", str(contract), "--raw", f"file://{tmp_path}/raw", "--out", events]
-    assert spark_submit("ingest", [*arguments, "--max-quarantined", "0.5"], master=master, conf=conf) == 0
-    arguments = ["--events", events, "--out", snapshot, "--split", "time:0.6,0.2,0.2"]
-    assert spark_submit("prepare", arguments, master=master, conf=conf) == 0
-    opened = open_snapshot(snapshot)
-    opened.verify()
-    assert [opened.manifest.rows(split) for split in ("train", "valid", "test")] == [6, 2, 2]
-    assert len(list(work.glob("app-*/0"))) == 2, "each job had an executor on the worker"
