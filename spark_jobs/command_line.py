@@ -71,7 +71,8 @@ def mistake_in(text: str, settings: Mapping[str, str]) -> str | None:
     for sign in ("Permission denied", "PATH_NOT_FOUND", "FileNotFoundException", "Connection refused"):
         if sign in text:
             line = next(line.strip() for line in text.splitlines() if sign in line)
-            return _SQLSTATE.sub(". Nothing was published; bring it back and run again.", line)
+            advice = "; nothing was published. Bring it back, and run again." if sign == "PATH_NOT_FOUND" else "."
+            return _SQLSTATE.sub(advice, line)
     return None
 
 
