@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipelines import profiles
@@ -17,6 +17,9 @@ from pipelines import profiles
 ROOT = Path(__file__).parent.parent
 # Spark makes one method of a stage's joins; the JVM would interpret what has over 8,000 bytes of code.
 _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
+# Written by setup/spark_archive.py. Java says nothing where it is of no use, as with a jar put before Spark's own.
+_CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
+_USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off"
 _SHIPPED = ("schemas", "spark_jobs")
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
 
@@ -35,25 +38,28 @@ def spark_submit(
     A profile is read after the site's own defaults; `conf` and `master` win over it.
     """
     command = [_program("spark-submit")]
+    given = dict(setting.split("=", 1) for setting in conf if "=" in setting)
     if profile is not None:
         file = profiles.find(profile)
-        given = profiles.settings(file) | dict(setting.split("=", 1) for setting in conf if "=" in setting)
+        given = profiles.settings(file) | given
         master = master or given.get("spark.master")
         profiles.make_event_folder(given)
         # spark-submit would read the file in place of conf/spark-defaults.conf, where a site says where its things are.
         command += ["--properties-file", str(file), "--load-spark-defaults"]
     # Spark draws its bar on a terminal only; in a file it would be thousands of characters.
     shows_progress = "true" if sys.stderr.isatty() else "false"
-    for setting in (f"spark.ui.showConsoleProgress={shows_progress}", *conf):
+    memory = [] if not _is_local(master) or _names_memory(given) else [f"spark.driver.memory={_quarter_of_memory()}"]
+    for setting in (f"spark.ui.showConsoleProgress={shows_progress}", *memory, *conf):
         command += ["--conf", setting]
     with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
-        if master is not None and not master.startswith("local"):
+        if not _is_local(master):
             command += ["--py-files", str(_zip_of_code(Path(scratch)))]
         if master is not None:
             command += ["--master", master]
         log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
         # Spark puts these before the extraJavaOptions of a profile or --conf, which would replace one another.
-        command += ["--conf", f"spark.driver.defaultJavaOptions={log_settings} {_COMPILE_LARGE_METHODS}"]
+        options = [log_settings, _COMPILE_LARGE_METHODS, *([_USE_ARCHIVE] if _CLASS_ARCHIVE.exists() else [])]
+        command += ["--conf", f"spark.driver.defaultJavaOptions={' '.join(options)}"]
         command += ["--conf", f"spark.executor.defaultJavaOptions={_COMPILE_LARGE_METHODS}"]
         command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
         return subprocess.run(command, env=_environment(), check=False).returncode
@@ -83,6 +89,23 @@ def on_ranks(module: str, arguments: Sequence[str], *, ranks: int, hosts: str | 
     return running.returncode
 
 
+def _is_local(master: str | None) -> bool:
+    return master is None or master.startswith("local")
+
+
+def _names_memory(given: Mapping[str, str]) -> bool:
+    """Whether anybody has said how much memory the driver gets: this call, the environment or the site."""
+    site = Path(os.environ.get("SPARK_CONF_DIR", "/nowhere")) / "spark-defaults.conf"
+    key = "spark.driver.memory"
+    return key in given or "SPARK_DRIVER_MEMORY" in os.environ or (site.exists() and key in profiles.settings(site))
+
+
+def _quarter_of_memory() -> str:
+    """What Java itself would take. Spark's 1 GB is all that a local job has, for driver and executor are one there."""
+    megabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    return f"{max(1024, megabytes // 4)}m"
+
+
 def _program(name: str) -> str:
     """The program beside this Python, or the one on the path."""
     beside = Path(sys.executable).parent / name
@@ -95,6 +118,8 @@ def _environment() -> dict[str, str]:
     mine = {"PYTHONPATH": path, "PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
     # Threads that wait in a spin take the cores that other ranks, or Spark, would use.
     mine["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    # Of the small program that puts together Spark's command line.
+    mine["SPARK_LAUNCHER_OPTS"] = os.environ.get("SPARK_LAUNCHER_OPTS", "-XX:TieredStopAtLevel=1")
     mine["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, **mine}
 

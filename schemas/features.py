@@ -261,6 +261,12 @@ class FeatureTransform(Strict):
         return self.vocabularies[feature.vocabulary].size
 
     @property
+    def index_sizes(self) -> dict[str, int]:
+        """By name, the size of every feature that is one index."""
+        scalar = (f for f in self.features if f.dtype == "int32" and not isinstance(f, ListFeature))
+        return {feature.name: self.size(feature) for feature in scalar}
+
+    @property
     def lengths(self) -> dict[str, int]:
         """The length of every list column by name."""
         return {f.name: f.length for f in self.features if isinstance(f, ListFeature)}

@@ -22,7 +22,7 @@ fingerprint() { # of all that decides what the environment holds
     } | sha256sum | cut -d ' ' -f 1
 }
 
-step() { echo "[$1/6] $2"; }
+step() { echo "[$1/7] $2"; }
 
 in_venv() { # in_venv COMMAND...: with the environment first on the path, as if it were activated
     PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv" PYTHONPATH='' "$@"
@@ -68,7 +68,12 @@ step 5 "Headrace itself, editable"
 # (setuptools warns that this mode may go one day; ours is pinned.)
 PYTHONWARNINGS=ignore pip_install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 
-step 6 "proof: imports, and two ranks that greet each other"
+step 6 "Java's archive of Spark's classes: jobs start sooner"
+rm -f "$venv/spark.jsa"
+in_venv spark-submit --conf spark.driver.extraJavaOptions="-XX:ArchiveClassesAtExit=$venv/spark.jsa" \
+    setup/spark_archive.py >/dev/null 2>&1 || echo "    none was written: jobs start some seconds later" >&2
+
+step 7 "proof: imports, and two ranks that greet each other"
 compgen -G 'training/_gather*.so' >/dev/null || echo "    training/gather.c was not compiled: the feed will gather with numpy, slower" >&2
 in_venv python -c 'import torch, horovod.torch, pyspark; print("    torch", torch.__version__, "pyspark", pyspark.__version__)'
 ranks="$(in_venv timeout 120 horovodrun -np 2 --gloo python -c \

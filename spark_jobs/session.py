@@ -14,6 +14,12 @@ _PROMISES = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.adaptive.enabled": "true",
 }
+_FASTER = {
+    # Stages that do the same share their compiled code: columns of a kind are counted by one method, compiled once.
+    "spark.sql.codegen.useIdInClassName": "false",
+    # Values that a task counts in place before it falls back on a slower map: a million where Spark has 65,536.
+    "spark.sql.codegen.aggregate.fastHashMap.capacityBit": "20",
+}
 _BYTES_PER_SHUFFLE_PARTITION = 64 << 20
 
 
@@ -28,6 +34,10 @@ def spark_session(name: str) -> SparkSession:
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    given = spark.sparkContext.getConf()
+    for key, value in _FASTER.items():
+        if not given.contains(key):
+            spark.conf.set(key, value)
     return spark
 
 

@@ -24,7 +24,7 @@ from schemas.manifest import SPLITS, DataFile, Manifest
 from schemas.storage import absolute, join
 from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
-from spark_jobs.datasets import STAGING, SplitLayout, write_table, write_training_layout
+from spark_jobs.datasets import STAGING, write_table
 from spark_jobs.hadoop_files import FileStatus, HadoopFiles
 from spark_jobs.imaging.fitting import Fit
 from spark_jobs.imaging.petastorm_metadata import FILE as COMMON_METADATA
@@ -33,12 +33,13 @@ from spark_jobs.imaging.reading import ARROW_SETTINGS, SCHEMA, Folder, fitted_fo
 from spark_jobs.imaging.splitting import Shares, SplitBy, class_cuts, parse_shares, with_fate, with_split
 from spark_jobs.publication import Publication, begin
 from spark_jobs.session import size_shuffles
+from spark_jobs.training_layout import training_layout, write_training_layout
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 STAGED = "_staging/images"
 COLUMNS = ("row_id", "image", "label", "event_time_ms", "path", "width", "height")
 _ROW_GROUP_BYTES, _DECODED_BYTES = 16 << 20, 128 << 20
-_MIN_ROW_GROUP_ROWS, _ROW_GROUPS_WANTED, _FILE_HOLDS_ROW_GROUPS = 64, 16, 8
+_MIN_ROW_GROUP_ROWS, _ROW_GROUPS_WANTED = 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,20 +251,13 @@ def write_splits(
     """Write the splits in the training layout: row groups of about 16 MB, files of a few of these."""
     counts = {split: classes.of_split(split) for split in SPLITS}
     rows_per_group = row_group_rows(counts, judged, config)
-    layouts = {
-        split: SplitLayout(
-            num_files=max(1, round(counts[split] / (rows_per_group * _FILE_HOLDS_ROW_GROUPS))),
-            rows_per_row_group=rows_per_group,
-        )
-        for split in SPLITS
-    }
+    layout = training_layout(counts, rows_per_row_group=rows_per_group)
     dropped = judged.rows.where("fate in ('duplicate', 'conflict')").select("row_id")
     kept = staged.where("rule is null").join(dropped, on="row_id", how="left_anti")
     rows = with_split(kept, classes.cuts, seed=config.seed).withColumnRenamed("modified_ms", "event_time_ms")
     publication.part(STAGING)  # raises where another job took the folder over
-    order = F.xxhash64("row_id", F.lit(config.seed))
     write_training_layout(
-        rows.select("split", *COLUMNS), publication.files, publication.url, order=order, layouts=layouts
+        rows.select("split", *COLUMNS), publication.files, publication.url, seed=config.seed, layout=layout
     )
     publication.files.delete_folder(join(publication.url, STAGED.split("/")[0]))
 

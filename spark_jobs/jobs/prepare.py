@@ -22,10 +22,11 @@ from schemas.snapshot import Snapshot
 from schemas.storage import absolute, join
 from schemas.version import VERSION, code_version, now_utc
 from spark_jobs.command_line import parser, run
-from spark_jobs.datasets import STAGING, SplitLayout, row_group_rows, write_table, write_tables, write_training_layout
+from spark_jobs.datasets import STAGING, write_table, write_tables
 from spark_jobs.log import Log, check, read_log
 from spark_jobs.publication import Publication, begin, open_published
 from spark_jobs.session import size_shuffles, step
+from spark_jobs.training_layout import row_group_rows, training_layout, write_training_layout
 from spark_jobs.transforms.encoding import (
     FittedTables,
     HistoryShape,
@@ -44,7 +45,6 @@ from spark_jobs.transforms.splits import parse_split
 from spark_jobs.transforms.versions import VALID_FROM
 from spark_jobs.transforms.vocabulary import ENTRIES, BuiltVocabularies, VocabularyRequest, build_vocabularies
 
-_FILES_HOLD_ROW_GROUPS = 16
 Statistics = Mapping[str, dict[str, Any]]
 
 
@@ -92,22 +92,26 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     known = look_ups(log.events, entities_in_rows(log, fitted, wanted), fitted)
     rows = with_ids(log.events, fitted)
     shape = HistoryShape(config.history_length, config.seen_length, wanted.history_gaps) if log.has_histories else None
+    columns = columns_of(log, fitted, wanted)
+    sizes = {name: size for name, size in fitted.transform(shape).index_sizes.items() if name in columns}
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
         train = encoded(train_rows(rows, policy.query_grain, shape), fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
-        columns = [*columns_of(log, fitted, wanted), *shape.columns]
+        columns = [*columns, *shape.columns]
         sampled = ["negatives"] if config.num_train_negatives else []
         train = draw(train, config.num_train_negatives, "history")
         with step(spark, "train"):
-            write_splits(publication, train, ["train"], [*columns, *sampled], counts, config)
+            write_splits(publication, train, ["train"], [*columns, *sampled], sizes, counts, config)
         held_out = draw(held_out, config.num_negatives, "seen")
         with step(spark, "valid and test"):
-            write_splits(publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], counts, config)
+            write_splits(
+                publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], sizes, counts, config
+            )
     else:
         every_row = encoded(rows, fitted, known)
         with step(spark, "train, valid and test"):
-            write_splits(publication, every_row, SPLITS, columns_of(log, fitted, wanted), counts, config)
+            write_splits(publication, every_row, SPLITS, columns, sizes, counts, config)
     with step(spark, "items and users"):
         write_entities(publication, log, rows, fitted, shape)
     with step(spark, "check of what was written"):
@@ -204,6 +208,7 @@ def write_vocabularies(publication: Publication, built: BuiltVocabularies) -> di
         entries = publication.spark.read.schema(ENTRIES).parquet(join(root, part[name]))
         description = Vocabulary(name=name, size=one.num_values + NUM_RESERVED, dropped_values=one.num_dropped)
         fitted[name] = FittedVocabulary(entries, description)
+    built.release()
     return fitted
 
 
@@ -253,22 +258,17 @@ def write_splits(
     rows: DataFrame,
     splits: Sequence[str],
     columns: list[str],
+    sizes: Mapping[str, int],
     counts: Mapping[str, int],
     config: PrepareConfig,
 ) -> None:
     """Write the splits that `rows` hold in the training layout, in one job."""
-    rows_per_group = config.rows_per_row_group or row_group_rows(max(counts[split] for split in splits))
-    layouts = {
-        split: SplitLayout(
-            num_files=config.num_files or max(1, round(counts[split] / (rows_per_group * _FILES_HOLD_ROW_GROUPS))),
-            rows_per_row_group=rows_per_group,
-        )
-        for split in splits
-    }
-    order = F.xxhash64("row_id", F.lit(config.seed))
+    asked = {split: counts[split] for split in splits}
+    rows_per_row_group = config.rows_per_row_group or row_group_rows(max(asked.values()))
+    layout = training_layout(asked, rows_per_row_group=rows_per_row_group, num_files=config.num_files)
     publication.part(STAGING)  # raises where another job took the folder over
     write_training_layout(
-        rows.select("split", *columns), publication.files, publication.url, order=order, layouts=layouts
+        rows.select("split", *columns), publication.files, publication.url, seed=config.seed, layout=layout, sizes=sizes
     )
 
 

@@ -47,6 +47,12 @@ class BuiltVocabularies:
     together: tuple[str, ...]
     entries: DataFrame | None
     """value, idx and count of all of `together`."""
+    persisted: tuple[DataFrame, ...] = ()
+
+    def release(self) -> None:
+        """Give back the memory of what was counted, once the entries are written."""
+        for rows in self.persisted:
+            rows.unpersist()
 
 
 def build_vocabularies(requests: Mapping[str, VocabularyRequest]) -> BuiltVocabularies:
@@ -58,7 +64,7 @@ def build_vocabularies(requests: Mapping[str, VocabularyRequest]) -> BuiltVocabu
     """
     if not requests:
         return BuiltVocabularies({}, (), None)
-    kept = reduce(DataFrame.unionByName, (_counted(number, one) for number, one in enumerate(requests.values())))
+    kept = reduce(DataFrame.unionByName, (_counted(name, one) for name, one in requests.items()))
     # The rare values, most of a log's, are one row a vocabulary that says how many they are.
     kept = kept.groupBy("vocabulary", "value").agg(F.sum("count").alias("count"), F.sum("values").alias("values"))
     kept.persist(StorageLevel.MEMORY_AND_DISK)
@@ -68,47 +74,51 @@ def build_vocabularies(requests: Mapping[str, VocabularyRequest]) -> BuiltVocabu
     )
     sizes = {row["vocabulary"]: (row["frequent"], row["rare"] or 0) for row in found.collect()}
     frequent = kept.where(~is_rare).select("vocabulary", "value", "count")
-    names = list(requests)
-    small = [name for n, name in enumerate(names) if sizes.get(n, (0, 0))[0] <= SORTED_AT_ONCE]
-    together = _numbered_together(frequent, [names.index(name) for name in small]) if small else None
+    small = [name for name in requests if sizes.get(name, (0, 0))[0] <= SORTED_AT_ONCE]
+    together = _numbered_together(frequent, small) if small else None
+    apart = {name: _numbered_apart(frequent, name) for name in requests if name not in small}
     built = {}
-    for number, (name, request) in enumerate(requests.items()):
-        num_frequent, num_rare = sizes.get(number, (0, 0))
+    for name, request in requests.items():
+        num_frequent, num_rare = sizes.get(name, (0, 0))
         num_values = min(request.max_values, num_frequent)
-        of_it = together if together is not None and name in small else _numbered_apart(frequent, number)
-        entries = of_it.where((F.col("vocabulary") == number) & (F.col("idx") < num_values + NUM_RESERVED))
+        of_it = together if together is not None and name in small else apart[name][0]
+        entries = of_it.where((F.col("vocabulary") == name) & (F.col("idx") < num_values + NUM_RESERVED))
         built[name] = BuiltVocabulary(
             entries.select("value", "idx", "count"), num_values, num_frequent - num_values + num_rare
         )
     if together is not None:
         most = F.lit(0)
-        for number, name in enumerate(names):
-            most = F.when(F.col("vocabulary") == number, built[name].num_values).otherwise(most)
+        for name in small:
+            most = F.when(F.col("vocabulary") == name, built[name].num_values).otherwise(most)
         together = together.where(F.col("idx") < most + NUM_RESERVED).select("value", "idx", "count")
-    return BuiltVocabularies(built, tuple(small), together)
+    return BuiltVocabularies(built, tuple(small), together, (kept, *(sorting for _, sorting in apart.values())))
 
 
-def _counted(number: int, request: VocabularyRequest) -> DataFrame:
-    """One row per frequent value (as text) and one for all rare ones: vocabulary, value, count, values."""
+def _counted(name: str, request: VocabularyRequest) -> DataFrame:
+    """One row per frequent value (as text) and one for all rare ones: vocabulary, value, count, values.
+
+    The vocabulary is told by its name, not by a number: numbers stand in the code that Spark generates and compiles,
+    texts beside it, so that columns of a kind share theirs.
+    """
     counts = request.values.where(F.col("value").isNotNull()).groupBy("value").agg(F.count("*").alias("count"))
     frequent = F.when(F.col("count") >= request.min_count, F.col("value").cast("string"))
-    return counts.select(F.lit(number).alias("vocabulary"), frequent.alias("value"), "count", F.lit(1).alias("values"))
+    return counts.select(F.lit(name).alias("vocabulary"), frequent.alias("value"), "count", F.lit(1).alias("values"))
 
 
-def _numbered_together(counts: DataFrame, numbers: Sequence[int]) -> DataFrame:
+def _numbered_together(counts: DataFrame, names: Sequence[str]) -> DataFrame:
     """Add `idx` to vocabularies that one task can sort each: partition i holds the i-th of them."""
     place = F.lit(None).cast("int")
-    for i, number in enumerate(numbers):
-        place = F.when(F.col("vocabulary") == number, i).otherwise(place)
-    chosen = counts.where(F.col("vocabulary").isin(list(numbers))).withColumn("_place", place)
-    ordered = chosen.repartitionById(len(numbers), F.col("_place")).sortWithinPartitions(F.desc("count"), "value")
+    for i, name in enumerate(names):
+        place = F.when(F.col("vocabulary") == name, i).otherwise(place)
+    chosen = counts.where(F.col("vocabulary").isin(list(names))).withColumn("_place", place)
+    ordered = chosen.repartitionById(len(names), F.col("_place")).sortWithinPartitions(F.desc("count"), "value")
     row = F.monotonically_increasing_id().bitwiseAND((1 << _ROWS_PER_PARTITION_BITS) - 1)
     return ordered.withColumn("idx", (row + NUM_RESERVED).cast("int")).drop("_place")
 
 
-def _numbered_apart(counts: DataFrame, number: int) -> DataFrame:
-    """Add `idx` to one vocabulary that takes many tasks to sort."""
-    counts = counts.where(F.col("vocabulary") == number)
+def _numbered_apart(counts: DataFrame, name: str) -> tuple[DataFrame, DataFrame]:
+    """Add `idx` to one vocabulary that takes many tasks to sort; beside it what is persisted of it."""
+    counts = counts.where(F.col("vocabulary") == name)
     ordered = counts.orderBy(F.desc("count"), "value").withColumn("_place", F.monotonically_increasing_id())
     # Persisted before the partitions are counted: the numbering holds for this one sorting only.
     ordered.persist(StorageLevel.MEMORY_AND_DISK)
@@ -119,7 +129,7 @@ def _numbered_apart(counts: DataFrame, number: int) -> DataFrame:
     starts = [F.lit(number) for size, start in zip(sizes, offsets, strict=False) for number in (size["part"], start)]
     start = F.element_at(F.create_map(*starts), partition) if starts else F.lit(0)
     place = F.col("_place").bitwiseAND((1 << _ROWS_PER_PARTITION_BITS) - 1) + start + NUM_RESERVED
-    return ordered.withColumn("idx", place.cast("int"))
+    return ordered.withColumn("idx", place.cast("int")), ordered
 
 
 def with_index(
