@@ -1,10 +1,11 @@
-"""What every job's command line shares: help, one line and exit code 2 for a user's mistake."""
+"""What every job's command line shares: help, kinds of arguments, one line and exit code 2 for a user's mistake."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -30,6 +31,38 @@ def parser(name: str, summary: str) -> Parser:
         description=summary,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    return value
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:,} and {most:,}")
+        return int(text)
+
+    return parse
+
+
+def moment(text: str) -> int:
+    """ISO 8601, UTC unless it says otherwise, to milliseconds since 1970."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no ISO 8601 moment") from None
+    return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no day of the form 2024-05-31") from None
 
 
 def run(name: str, work: Callable[[SparkSession], None]) -> int:

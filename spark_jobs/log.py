@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -10,11 +10,15 @@ from pyspark.sql import functions as F
 
 from schemas.contract import Contract, Role, Table, TableName
 from schemas.errors import UserError
+from schemas.event_store import NO_DAY
 from schemas.feature_set import FeatureSet, column_name, owner, parts, sources
+from schemas.manifest import DataFile
 from schemas.snapshot import Snapshot
 from spark_jobs.datasets import read_part
+from spark_jobs.event_store import day_of_path
 from spark_jobs.spark_types import spark_schema
-from spark_jobs.transforms.splits import SplitPolicy, with_split
+from spark_jobs.transforms.event_days import DAY_MS, number_of
+from spark_jobs.transforms.splits import SplitPolicy, settled, with_split
 from spark_jobs.transforms.versions import VALID_FROM, with_entity_columns
 
 MEASURES: tuple[Role, ...] = ("label", "weight", "propensity")
@@ -35,6 +39,8 @@ class Log:
     contract: Contract
     events: DataFrame
     """One row per event: row_id, event_time_ms, user_id and item_id if any, measures, sources of features, split."""
+    train: DataFrame
+    """The events of train, out of the files that can hold any: later days are not read."""
     users: DataFrame | None
     items: DataFrame | None
     columns: Mapping[TableName, Mapping[str, str]]
@@ -85,16 +91,42 @@ def read_log(spark: SparkSession, parent: Snapshot, wanted: FeatureSet, policy: 
     columns = _columns(contract, wanted)
     users = _read_entities(spark, parent, "users", columns)
     items = _read_entities(spark, parent, "items", columns)
-    events = with_split(_read_events(spark, parent, columns["events"]), policy, seed=seed)
-    for name, entities, key in (("users", users, "user_id"), ("items", items, "item_id")):
-        borrowed = {
-            parts(source)[1]: column for source, column in columns["events"].items() if parts(source)[0] == name
-        }
-        if borrowed and entities is not None:
-            kept = [key, *([VALID_FROM] if VALID_FROM in entities.columns else [])]
-            own = entities.select(*kept, *(F.col(column).alias(alias) for column, alias in borrowed.items()))
-            events = with_entity_columns(events, own, key=key)
-    return Log(contract, events, users, items, columns)
+    files = parent.files("events")
+    policy = settled(policy, _read_events(spark, parent, files, {}), _rows_by_day(parent))
+
+    def split(files: Sequence[DataFile]) -> DataFrame:
+        rows = with_split(_read_events(spark, parent, files, columns["events"]), policy, seed=seed)
+        for name, entities, key in (("users", users, "user_id"), ("items", items, "item_id")):
+            if entities is not None:
+                rows = _with_borrowed(rows, name, entities, key, columns["events"])
+        return rows
+
+    events = split(files)
+    first = [file for file in files if policy.cuts_ms is None or _begins_before(file, policy.cuts_ms[0])]
+    train = (events if len(first) == len(files) else split(first)).where("split = 'train'")
+    return Log(contract, events, train, users, items, columns)
+
+
+def _with_borrowed(rows: DataFrame, name: str, entities: DataFrame, key: str, columns: Mapping[str, str]) -> DataFrame:
+    """Add what features of events take from a user or an item, as it was at the time of the event."""
+    borrowed = {parts(source)[1]: column for source, column in columns.items() if parts(source)[0] == name}
+    if not borrowed:
+        return rows
+    kept = [key, *([VALID_FROM] if VALID_FROM in entities.columns else [])]
+    own = entities.select(*kept, *(F.col(column).alias(alias) for column, alias in borrowed.items()))
+    return with_entity_columns(rows, own, key=key)
+
+
+def _rows_by_day(parent: Snapshot) -> dict[int, int]:
+    """Accepted events by day since 1970; nothing where the folder keeps no days."""
+    store = parent.manifest.store
+    days = store.tables["events"].days if store is not None else {}
+    return {number_of(day): rows.accepted for day, rows in days.items() if rows.accepted}
+
+
+def _begins_before(file: DataFile, moment_ms: int) -> bool:
+    day = day_of_path(file.path)
+    return day == NO_DAY or number_of(day) * DAY_MS < moment_ms
 
 
 def _columns(contract: Contract, wanted: FeatureSet) -> dict[TableName, dict[str, str]]:
@@ -110,10 +142,12 @@ def _columns(contract: Contract, wanted: FeatureSet) -> dict[TableName, dict[str
     return columns
 
 
-def _read_events(spark: SparkSession, parent: Snapshot, columns: Mapping[str, str]) -> DataFrame:
+def _read_events(
+    spark: SparkSession, parent: Snapshot, files: Sequence[DataFile], columns: Mapping[str, str]
+) -> DataFrame:
     """row_id is a hash of the contract's key, so a row keeps its name from one snapshot to the next."""
     table = parent.manifest.contract.events
-    events = read_part(spark, parent.url, parent.files("events"), spark_schema(table))
+    events = read_part(spark, parent.url, files, spark_schema(table))
     ids = [
         F.col(column.name).cast("string").alias(_OWN_NAMES[role])
         for role in ("user", "item")

@@ -16,6 +16,7 @@ from schemas.manifest import MANIFEST, SPLITS, DataFile, Kind, Manifest
 from schemas.settings import digest_of
 from schemas.snapshot import Snapshot, snapshot_of
 from schemas.storage import join
+from schemas.version import code_version, now_utc
 from spark_jobs.datasets import data_files
 from spark_jobs.hadoop_files import HadoopFiles
 
@@ -60,6 +61,17 @@ class Publication:
         holder = self.files.read_text(join(self.url, WRITER)) if self.files.exists(join(self.url, WRITER)) else ""
         if holder != self.writer:
             raise UserError(f"{self.url}: another job began to write here meanwhile; this one published nothing.")
+
+
+def identity(url: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the folder itself: its name, when it was written, by which code, with which settings."""
+    return {
+        "id": url.rstrip("/").rsplit("/", 1)[-1],
+        "created_at": now_utc(),
+        "code_version": code_version(),
+        "config": config,
+        "config_digest": digest_of(config),
+    }
 
 
 def begin(spark: SparkSession, url: str, config: dict[str, Any]) -> Publication | None:

@@ -14,16 +14,20 @@ from spark_jobs.hadoop_files import HadoopFiles
 from spark_jobs.packing import packing
 
 _MIN_ROW_GROUP_ROWS, _MAX_ROW_GROUP_ROWS = 1 << 10, 1 << 17
+_ROW_GROUPS, _ROW_GROUPS_PER_RANK = 64, 8
 _FILE_HOLDS_ROW_GROUPS = 4
 """So that a task sorts its file in memory: half a million rows of forty columns are 100 MB."""
 
 
-def row_group_rows(rows: int) -> int:
-    """Rows of a row group: 64 of them or more for shuffling and sharing out, within what reads well.
+def row_group_rows(rows: int, *, ranks: int = 1, batch_size: int = 0) -> int:
+    """Rows of a row group: so many that there are 64 of them or more, and 8 a rank, for shuffling and sharing out.
 
-    A power of two from 1,024 to 131,072, so that a log of any size has a layout that does not depend on the cluster.
+    A power of two from 1,024 to 131,072, so that a log of any size has a layout that does not depend on the cluster;
+    or, where the batch of a rank is known, whole batches within the same bounds, and one batch at least.
     """
-    wanted = max(1, rows // 64)
+    wanted = min(_MAX_ROW_GROUP_ROWS, max(1, rows // max(_ROW_GROUPS, _ROW_GROUPS_PER_RANK * ranks)))
+    if batch_size:
+        return batch_size * max(1, wanted // batch_size)
     return min(_MAX_ROW_GROUP_ROWS, max(_MIN_ROW_GROUP_ROWS, 1 << (wanted - 1).bit_length()))
 
 

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
-from typing import Any
 
 import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.contract import Column, Contract, Source, Table
 from schemas.errors import UserError
 from schemas.features import NUM_RESERVED, FeatureTransform, Vocabulary
 from schemas.images import Augmentation, Format, ImageColumn, Mode, read_augmentation
-from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger, TableLedger
+from schemas.ledger import Ledger, SplitLedger, TableLedger
 from schemas.manifest import SPLITS, DataFile, Manifest
 from schemas.storage import absolute, join
-from schemas.version import VERSION, code_version, now_utc
-from spark_jobs.command_line import parser, run
+from schemas.version import VERSION
+from spark_jobs.command_line import parser, run, share, whole
 from spark_jobs.datasets import STAGING, write_table
-from spark_jobs.hadoop_files import FileStatus, HadoopFiles
 from spark_jobs.imaging.fitting import Fit
+from spark_jobs.imaging.input import CONTRACT, Input, find_input
 from spark_jobs.imaging.petastorm_metadata import FILE as COMMON_METADATA
 from spark_jobs.imaging.petastorm_metadata import Field, common_metadata
-from spark_jobs.imaging.reading import ARROW_SETTINGS, SCHEMA, Folder, fitted_folder, fitted_tars, look_into
+from spark_jobs.imaging.reading import ARROW_SETTINGS, SCHEMA, fitted_folder, fitted_tars
 from spark_jobs.imaging.splitting import Shares, SplitBy, class_cuts, parse_shares, with_fate, with_split
-from spark_jobs.publication import Publication, begin
-from spark_jobs.session import size_shuffles
+from spark_jobs.publication import Publication, begin, identity
+from spark_jobs.session import settings_of, size_shuffles, step
+from spark_jobs.stock import take_stock
 from spark_jobs.training_layout import training_layout, write_training_layout
 
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 STAGED = "_staging/images"
 COLUMNS = ("row_id", "image", "label", "event_time_ms", "path", "width", "height")
 _ROW_GROUP_BYTES, _DECODED_BYTES = 16 << 20, 128 << 20
@@ -58,19 +53,6 @@ class ImagesConfig:
     strip_components: int = 0
     min_side: int = 16
     max_pixels: int = 100_000_000
-
-
-@dataclass(frozen=True)
-class Input:
-    """One folder, or tar files; `digest` names what is in it, by names, sizes and times."""
-
-    folder: Folder | None
-    tars: tuple[FileStatus, ...]
-    digest: str
-    bytes: int
-
-    def __str__(self) -> str:
-        return self.folder.url if self.folder is not None else ", ".join(tar.url for tar in self.tars)
 
 
 @dataclass(frozen=True)
@@ -107,53 +89,19 @@ def images(spark: SparkSession, config: ImagesConfig) -> None:
         if publication is None:
             print(f"images: {config.out} stands already, made with these settings from these images.")
             return
-        staged = stage(publication, found, config)
+        with step(spark, "images decoded and fitted"):
+            staged = stage(publication, found, config)
     size_shuffles(spark, found.bytes // 64)
-    judged = judge(staged)
-    refuse(judged, config, found)
-    classes = cuts_and_labels(judged, shares, config)
-    write_quarantine(publication, judged)
-    vocabulary = write_classes(publication, classes)
-    write_splits(publication, staged, judged, classes, config)
-    publish(publication, judged, classes, vocabulary, augmentation, config)
-
-
-def find_input(spark: SparkSession, given: Sequence[str]) -> Input:
-    """The one folder or the tar files that were named; UserError where they are neither."""
-    hadoop = HadoopFiles(spark)
-    if len(given) == 1 and hadoop.exists(given[0]) and not hadoop.is_file(given[0]):
-        folder = look_into(spark, hadoop, given[0])
-        if not folder.bytes:
-            raise UserError(f"{given[0]} holds no files.")
-        return Input(folder, (), folder.digest, folder.bytes)
-    tars = tuple(status for one in given for status in hadoop.glob(one))
-    for one in given:
-        if not hadoop.glob(one):
-            raise UserError(f"{one} is not there: --images names one folder, or tar files.")
-    names = [tar.url.rsplit("/", 1)[-1] for tar in tars]
-    for name in names:
-        if not name.endswith(TARS):
-            raise UserError(f"{name} is no tar ({', '.join(TARS)}): --images names one folder, or tar files.")
-        if names.count(name) > 1:
-            raise UserError(f"two tars are named {name}: an image's path begins with its tar's name; rename one.")
-    stamps = ";".join(sorted(f"{name}:{tar.bytes}:{tar.modified_ms}" for name, tar in zip(names, tars, strict=True)))
-    return Input(None, tars, stamps, sum(tar.bytes for tar in tars))
-
-
-@contextmanager
-def settings_of(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
-    """Spark settings for as long as this lasts."""
-    before = {key: spark.conf.get(key, None) for key in wanted}
-    for key, value in wanted.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
+    with step(spark, "duplicates, classes and splits"):
+        judged = judge(staged)
+        refuse(judged, config, found)
+        classes = cuts_and_labels(judged, shares, config)
+        write_quarantine(publication, judged)
+        vocabulary = write_classes(publication, classes)
+    with step(spark, "train, valid and test"):
+        write_splits(publication, staged, judged, classes, config)
+    with step(spark, "check of what was written"):
+        publish(publication, judged, classes, vocabulary, augmentation, config)
 
 
 def stage(publication: Publication, found: Input, config: ImagesConfig) -> DataFrame:
@@ -269,19 +217,10 @@ def row_group_rows(counts: Mapping[str, int], judged: Judged, config: ImagesConf
     return max(1, int(min(rows, max(_MIN_ROW_GROUP_ROWS, counts["train"] / _ROW_GROUPS_WANTED))))
 
 
-def contract_of() -> Contract:
-    """What a file is, in the words of a contract; its time is when it was last changed."""
-    columns = (
-        Column(name="path", type="string", meaning="below the folder; a tar's name comes first"),
-        Column(name="class", type="string", meaning="the folder that it lies in"),
-        Column(name="label", type="int32", role="label", meaning="number of the class, in the order of their names"),
-        Column(name="modified_ms", type="timestamp_ms", role="event_time", time_format="epoch_ms",
-               meaning="when the file was last changed"),
-        Column(name="width", type="int32", meaning="pixels of the original, upright"),
-        Column(name="height", type="int32", meaning="pixels of the original, upright"),
-    )  # fmt: skip
-    events = Table(source=Source(format="table", path="images"), key=("path",), columns=columns)
-    return Contract(name="images", meaning="image files, a folder a class", events=events)
+def figures(written: DataFrame) -> list[Column]:
+    """What a split's statistics say of its images, beside their number."""
+    stored = F.avg(F.length("image")).alias("mean_image_bytes")
+    return [stored, F.avg("width").alias("mean_width"), F.avg("height").alias("mean_height")]
 
 
 def publish(
@@ -296,24 +235,20 @@ def publish(
     names = [*SPLITS, *(["quarantine/events"] if judged.ledger.quarantined else []), "vocab/class"]
     parts = publication.data_files(names)
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
-    stock = take_stock(publication, parts)
+    stock = take_stock(publication.spark, publication.url, {split: parts[split] for split in SPLITS}, figures)
     write_petastorm_metadata(publication, parts, config)
     accepted = judged.ledger.accepted
     publication.commit(
         Manifest(
+            **identity(config.out, publication.config),
             kind="snapshot",
-            id=config.out.rstrip("/").rsplit("/", 1)[-1],
-            created_at=now_utc(),
-            code_version=code_version(),
-            contract=contract_of(),
-            config=publication.config,
-            config_digest=publication.config_digest,
+            contract=CONTRACT,
             ledger=Ledger(tables={"events": judged.ledger}, splits=SplitLedger(accepted=accepted, **written)),
             parts=parts,
             transform=FeatureTransform(features=(), vocabularies={"class": vocabulary}),
-            row_id_sums={split: stock[split].pop("row_ids") % ROW_ID_MODULUS for split in SPLITS},
-            content_sums={split: stock[split].pop("content") % ROW_ID_MODULUS for split in SPLITS},
-            statistics=stock,
+            row_id_sums=stock.row_ids,
+            content_sums=stock.content,
+            statistics={split: {"rows": written[split], **stock.figures[split]} for split in SPLITS},
             images=ImageColumn(
                 size=config.size, mode=config.mode, format=config.format, quality=config.quality,
                 classes=classes.names, augmentation=augmentation,
@@ -330,32 +265,6 @@ def publish(
         print(f"images:   {count:,} {rule}")
     print(f"images: {accepted:,} images of {len(classes.names):,} classes = {shown}")
     print(f"images: published {config.out}")
-
-
-def take_stock(publication: Publication, parts: Mapping[str, Sequence[DataFile]]) -> dict[str, dict[str, Any]]:
-    """What was written, by split, read back in one pass: the sums that tell its rows and their content, and means."""
-    by_split = [
-        publication.spark.read.parquet(*(join(publication.url, file.path) for file in parts[split])).withColumn(
-            "split", F.lit(split)
-        )
-        for split in SPLITS
-        if parts[split]
-    ]
-    stock = (
-        reduce(DataFrame.unionAll, by_split)
-        .groupBy("split")
-        .agg(
-            F.count("*").alias("rows"),
-            F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
-            F.sum(F.pmod(F.xxhash64(*COLUMNS), F.lit(ROW_ID_MODULUS))).alias("content"),
-            F.avg(F.length("image")).alias("mean_image_bytes"),
-            F.avg("width").alias("mean_width"),
-            F.avg("height").alias("mean_height"),
-        )
-    )
-    nothing = {split: {"rows": 0, "row_ids": 0, "content": 0} for split in SPLITS}
-    # Collected: one row a split.
-    return nothing | {row["split"]: {k: v for k, v in row.asDict().items() if k != "split"} for row in stock.collect()}
 
 
 def write_petastorm_metadata(
@@ -385,38 +294,22 @@ def main(arguments: list[str] | None = None) -> int:
     add = command.add_argument
     add("--images", required=True, nargs="+", help="folder or URL with a sub-folder a class, or tar files of such")
     add("--out", required=True, help="snapshot to publish, a folder or URL")
-    add("--size", type=_whole(1, 4096), default=224, help="pixels of a side")
+    add("--size", type=whole(1, 4096), default=224, help="pixels of a side")
     add("--mode", choices=("crop", "pad", "stretch"), default="crop", help="how an image is made square")
     add("--format", choices=("jpeg", "png"), default="jpeg", help="how images are stored")
-    add("--quality", type=_whole(1, 100), default=90, help="of jpeg")
+    add("--quality", type=whole(1, 100), default=90, help="of jpeg")
     add("--split", default="0.8,0.1,0.1", help="shares of train, valid and test")
     add("--split-by", choices=("class", "file"), default="class",
         help="class: shares hold in every class; file: an image stays in its split when others come")  # fmt: skip
     add("--seed", type=int, default=0, help="of the split and the order of rows")
-    add("--max-quarantined", type=_share, default=0.1, help="stop where a larger share of the files is bad")
+    add("--max-quarantined", type=share, default=0.1, help="stop where a larger share of the files is bad")
     add("--augment", default="none", help="for training: none, light, strong, or a path ending in .yaml")
-    add("--strip-components", type=_whole(0, 100), default=0, help="leading folders that name no class")
-    add("--min-side", type=_whole(1, 4096), default=16, help="images with a shorter side are quarantined")
-    add("--max-pixels", type=_whole(1, 1 << 30), default=100_000_000, help="larger ones are, before they are decoded")
+    add("--strip-components", type=whole(0, 100), default=0, help="leading folders that name no class")
+    add("--min-side", type=whole(1, 4096), default=16, help="images with a shorter side are quarantined")
+    add("--max-pixels", type=whole(1, 1 << 30), default=100_000_000, help="larger ones are, before they are decoded")
     given = vars(command.parse_args(arguments))
     places = {"images": tuple(absolute(one) for one in given["images"]), "out": absolute(given["out"])}
     return run("images", lambda spark: images(spark, ImagesConfig(**given | places)))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
-    return value
-
-
-def _whole(least: int, most: int) -> Any:
-    def parse(text: str) -> int:
-        if not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least:,} and {most:,}")
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -5,29 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.contract import TableName
 from schemas.errors import UserError
-from schemas.feature_set import FeatureSet, Wanted, owner, read_feature_set
-from schemas.features import NUM_RESERVED, PADDING_IDX, UNSEEN_IDX, PastFeature, Vocabulary
-from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger
-from schemas.manifest import SPLITS, DataFile, Manifest, Parent, QueryGrain
+from schemas.feature_set import FeatureSet, read_feature_set
+from schemas.features import PADDING_IDX, UNSEEN_IDX, PastFeature
+from schemas.ledger import Ledger, SplitLedger
+from schemas.manifest import SPLITS, Manifest, Parent, QueryGrain
 from schemas.snapshot import Snapshot
-from schemas.storage import absolute, join
-from schemas.version import VERSION, code_version, now_utc
-from spark_jobs.command_line import parser, run
-from spark_jobs.datasets import STAGING, write_table, write_tables
+from schemas.storage import absolute
+from schemas.version import VERSION
+from spark_jobs.command_line import parser, run, whole
+from spark_jobs.datasets import STAGING, write_table
+from spark_jobs.fit_tables import fit_tables
 from spark_jobs.log import Log, check, read_log
-from spark_jobs.publication import Publication, begin, open_published
+from spark_jobs.publication import Publication, begin, identity, open_published
 from spark_jobs.session import size_shuffles, step
+from spark_jobs.stock import take_stock
 from spark_jobs.training_layout import row_group_rows, training_layout, write_training_layout
 from spark_jobs.transforms.encoding import (
+    QUERY_COLUMNS,
     FittedTables,
     HistoryShape,
     encoded,
@@ -38,12 +39,11 @@ from spark_jobs.transforms.encoding import (
     user_rows,
     with_ids,
 )
-from spark_jobs.transforms.fitting import FittedVocabulary, VocabularyLimits, fit_features, vocabulary_requests
+from spark_jobs.transforms.fitting import VocabularyLimits
 from spark_jobs.transforms.histories import blocks_by_popularity, with_negatives
 from spark_jobs.transforms.past import state_of
 from spark_jobs.transforms.splits import parse_split
 from spark_jobs.transforms.versions import VALID_FROM
-from spark_jobs.transforms.vocabulary import ENTRIES, BuiltVocabularies, VocabularyRequest, build_vocabularies
 
 Statistics = Mapping[str, dict[str, Any]]
 
@@ -62,8 +62,10 @@ class PrepareConfig:
     min_count: int
     max_values: int
     seed: int
-    rows_per_row_group: int
-    num_files: int
+    rows_per_row_group: int = 0
+    ranks: int = 1
+    batch_size: int = 0
+    num_files: int = 0
 
 
 def prepare(spark: SparkSession, config: PrepareConfig) -> None:
@@ -88,7 +90,8 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
         statistics = statistics_of(log)
     counts = check_splits(statistics, parent)
     with step(spark, "vocabularies and moments"):
-        fitted = fit(log, wanted, statistics["train"]["last_event_time_ms"], publication, config)
+        limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
+        fitted = fit_tables(log, wanted, statistics["train"]["last_event_time_ms"], publication, limits)
     known = look_ups(log.events, entities_in_rows(log, fitted, wanted), fitted)
     rows = with_ids(log.events, fitted)
     shape = HistoryShape(config.history_length, config.seen_length, wanted.history_gaps) if log.has_histories else None
@@ -99,15 +102,16 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
         train = encoded(train_rows(rows, policy.query_grain, shape), fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns, *shape.columns]
-        sampled = ["negatives"] if config.num_train_negatives else []
-        train = draw(train, config.num_train_negatives, "history")
+        train_columns = columns
+        if config.num_train_negatives:
+            train = draw(train, config.num_train_negatives, "history")
+            train_columns = [*columns, "negatives"]
         with step(spark, "train"):
-            write_splits(publication, train, ["train"], [*columns, *sampled], sizes, counts, config)
+            write_splits(publication, train, ["train"], train_columns, sizes, counts, config)
         held_out = draw(held_out, config.num_negatives, "seen")
         with step(spark, "valid and test"):
-            write_splits(
-                publication, held_out, ["valid", "test"], [*columns, *shape.query_columns], sizes, counts, config
-            )
+            held_out_columns = [*columns, *QUERY_COLUMNS]
+            write_splits(publication, held_out, ["valid", "test"], held_out_columns, sizes, counts, config)
     else:
         every_row = encoded(rows, fitted, known)
         with step(spark, "train, valid and test"):
@@ -159,63 +163,6 @@ def check_splits(statistics: Statistics, parent: Snapshot) -> dict[str, int]:
     return counts
 
 
-def fit(
-    log: Log, wanted: FeatureSet, last_train_ms: int, publication: Publication, config: PrepareConfig
-) -> FittedTables:
-    """Fit every vocabulary and moment on train: on its events, its users and its items; write the vocabularies."""
-    limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
-    train = log.events.where("split = 'train'")
-    known: dict[TableName, DataFrame] = {"events": train}
-    others: list[tuple[TableName, DataFrame | None, str]]
-    others = [("users", log.users, "user_id"), ("items", log.items, "item_id")]
-    for table, entities, key in others:
-        if entities is not None:
-            rows = entities.join(train.select(key).distinct(), on=key, how="left_semi")
-            known[table] = rows.where(F.col(VALID_FROM) <= last_train_ms) if VALID_FROM in rows.columns else rows
-            known[table].persist(StorageLevel.MEMORY_AND_DISK)
-    requests = {
-        name: VocabularyRequest(train.select(F.col(f"{name}_id").alias("value")), config.min_count, config.max_values)
-        for name in log.ids
-    }
-    for table, rows in known.items():
-        requests |= vocabulary_requests(rows, wanted_of(wanted, table), log.columns[table], limits)
-    vocabularies = write_vocabularies(publication, build_vocabularies(requests))
-    if "item" in vocabularies and vocabularies["item"].num_values == 0:
-        raise UserError(
-            f"no item was seen {config.min_count:,} times in train, so none can be recommended: lower --min-count."
-        )
-    fitted = {
-        table: fit_features(rows, wanted_of(wanted, table), log.columns[table], vocabularies)
-        for table, rows in known.items()
-    }
-    return FittedTables(ids={name: vocabularies[name] for name in log.ids}, **fitted)
-
-
-def write_vocabularies(publication: Publication, built: BuiltVocabularies) -> dict[str, FittedVocabulary]:
-    """Write every vocabulary; give them as they are read back, so that nothing is numbered twice."""
-    root, part = publication.url, {name: f"vocab/{name}" for name in built.by_name}
-    for name, one in built.by_name.items():
-        if name not in built.together:
-            write_table(one.entries, publication.part(part[name]))
-    if built.entries is not None:
-        publication.part(STAGING)  # raises where another job took the folder over
-        write_tables(built.entries, publication.files, root, [part[name] for name in built.together])
-    fitted = {}
-    for name, one in built.by_name.items():
-        if one.num_values == 0:  # a folder without a file has no columns
-            publication.files.delete_folder(join(root, part[name]))
-            write_table(one.entries.limit(0), publication.part(part[name]))
-        entries = publication.spark.read.schema(ENTRIES).parquet(join(root, part[name]))
-        description = Vocabulary(name=name, size=one.num_values + NUM_RESERVED, dropped_values=one.num_dropped)
-        fitted[name] = FittedVocabulary(entries, description)
-    built.release()
-    return fitted
-
-
-def wanted_of(wanted: FeatureSet, table: TableName) -> list[Wanted]:
-    return [feature for feature in wanted.features if owner(feature) == table]
-
-
 def entities_in_rows(log: Log, fitted: FittedTables, wanted: FeatureSet) -> dict[str, DataFrame]:
     """The tables whose features stand in every event's row: users, and items where asked for or changing over time."""
     found = {}
@@ -264,7 +211,9 @@ def write_splits(
 ) -> None:
     """Write the splits that `rows` hold in the training layout, in one job."""
     asked = {split: counts[split] for split in splits}
-    rows_per_row_group = config.rows_per_row_group or row_group_rows(max(asked.values()))
+    rows_per_row_group = config.rows_per_row_group or row_group_rows(
+        max(asked.values()), ranks=config.ranks, batch_size=config.batch_size
+    )
     layout = training_layout(asked, rows_per_row_group=rows_per_row_group, num_files=config.num_files)
     publication.part(STAGING)  # raises where another job took the folder over
     write_training_layout(
@@ -288,27 +237,15 @@ def past_features(fitted: FittedTables) -> list[PastFeature]:
     return [feature for feature in fitted.events.features if isinstance(feature, PastFeature)]
 
 
-def take_stock(spark: SparkSession, root: str, parts: Mapping[str, Sequence[DataFile]]) -> dict[str, dict[str, Any]]:
-    """What was written of each split, read back: the sums that tell its rows and their content, and shares."""
-    stocks = []
-    for split, files in parts.items():
-        written = spark.read.parquet(*(join(root, file.path) for file in files))
-        unseen = [
-            F.avg((F.col(f"{name}_idx") == UNSEEN_IDX).cast("double")).alias(f"share_unseen_{name}s")
-            for name in ("user", "item")
-            if f"{name}_idx" in written.columns
-        ]
-        length = F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length")
-        stocks.append(
-            written.agg(
-                F.lit(split).alias("split"),
-                F.sum(F.pmod("row_id", F.lit(ROW_ID_MODULUS))).alias("row_ids"),
-                F.sum(F.pmod(F.xxhash64(*written.columns), F.lit(ROW_ID_MODULUS))).alias("content"),
-                *unseen,
-                *([length] if "history" in written.columns else []),
-            )
-        )
-    return {row.pop("split"): row for row in (one.asDict() for one in reduce(DataFrame.unionByName, stocks).collect())}
+def figures(written: DataFrame) -> list[Column]:
+    """What a split's statistics say of what was made of its rows: shares of unseen ids, lengths of histories."""
+    unseen = [
+        F.avg((F.col(f"{name}_idx") == UNSEEN_IDX).cast("double")).alias(f"share_unseen_{name}s")
+        for name in ("user", "item")
+        if f"{name}_idx" in written.columns
+    ]
+    length = F.avg(F.size(F.array_remove("history", PADDING_IDX))).alias("mean_history_length")
+    return [*unseen, *([length] if "history" in written.columns else [])]
 
 
 def publish(
@@ -327,26 +264,20 @@ def publish(
     parts = publication.data_files([*SPLITS, *entities, *vocabularies, *states])
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
     accepted = parent.manifest.ledger.tables["events"].accepted
-    stock = take_stock(publication.spark, publication.url, {split: parts[split] for split in SPLITS})
-    row_id_sums = {split: stock[split].pop("row_ids") % ROW_ID_MODULUS for split in SPLITS}
-    content_sums = {split: stock[split].pop("content") % ROW_ID_MODULUS for split in SPLITS}
+    stock = take_stock(publication.spark, publication.url, {split: parts[split] for split in SPLITS}, figures)
     publication.commit(
         Manifest(
+            **identity(config.out, publication.config),
             kind="snapshot",
-            id=config.out.rstrip("/").rsplit("/", 1)[-1],
-            created_at=now_utc(),
-            code_version=code_version(),
             contract=parent.manifest.contract,
-            config=publication.config,
-            config_digest=publication.config_digest,
             parents=(Parent(url=parent.url, id=parent.manifest.id, digest=parent.manifest.digest()),),
             ledger=Ledger(tables=parent.manifest.ledger.tables, splits=SplitLedger(accepted=accepted, **written)),
             parts=parts,
             transform=fitted.transform(shape),
             query_grain=grain,
-            row_id_sums=row_id_sums,
-            content_sums=content_sums,
-            statistics={split: {**statistics[split], **stock[split]} for split in SPLITS},
+            row_id_sums=stock.row_ids,
+            content_sums=stock.content,
+            statistics={split: {**statistics[split], **stock.figures[split]} for split in SPLITS},
         )
     )
     shown = " + ".join(f"{count:,} {split}" for split, count in written.items())
@@ -369,7 +300,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--min-count", type=int, default=1, help="values seen less often in train are encoded as unseen")
     add("--max-values", type=int, default=10_000_000, help="values of one vocabulary, at most")
     add("--seed", type=int, default=0, help="of the ratio split, the order of rows and the negatives")
-    add("--rows-per-row-group", type=int, default=0, help="0: fitted to the number of rows")
+    add("--rows-per-row-group", type=int, default=0, help="0: fitted to the number of rows, ranks and batch")
+    add("--ranks", type=whole(1, 1 << 20), default=1, help="of the training that row groups are fitted to")
+    add("--batch-size", type=whole(0, 1 << 17), default=0, help="of a rank, which row groups hold whole; 0: any")
     add("--num-files", type=int, default=0, help="files a split; 0: fitted to the number of rows")
     given = vars(command.parse_args(arguments))
     config = PrepareConfig(**given | {"events": absolute(given["events"]), "out": absolute(given["out"])})

@@ -29,6 +29,8 @@ from spark_jobs.transforms.past import past_of, with_past
 from spark_jobs.transforms.versions import VALID_FROM, latest, with_entity_columns
 from spark_jobs.transforms.vocabulary import with_index, with_indices
 
+QUERY_COLUMNS = ("query_id", "seen", "negatives")
+"""What held-out rows have beside their history."""
 _MADE = "_made_"  # before a feature's name until all are made
 
 
@@ -43,11 +45,6 @@ class HistoryShape:
     @property
     def columns(self) -> list[str]:
         return ["history", *(["history_gaps"] if self.with_gaps else [])]
-
-    @property
-    def query_columns(self) -> list[str]:
-        """What held-out rows have beside these."""
-        return ["query_id", "seen", "negatives"]
 
 
 @dataclass(frozen=True)

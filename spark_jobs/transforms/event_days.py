@@ -14,7 +14,8 @@ from schemas.event_store import NO_DAY
 from spark_jobs.transforms.rules import any_broken, column_rules, raw_types
 
 DAY = "day"
-_EPOCH, _DAY_MS = date(1970, 1, 1), 86_400_000
+DAY_MS = 86_400_000
+_EPOCH = date(1970, 1, 1)
 
 
 def with_day(typed: DataFrame, table: Table) -> DataFrame:
@@ -27,7 +28,7 @@ def with_day(typed: DataFrame, table: Table) -> DataFrame:
         return typed.withColumn(DAY, F.lit(None).cast("int"))
     time, types = times[0], raw_types(typed)
     sound = ~any_broken(column_rules(time, types[time.name]))
-    return typed.withColumn(DAY, F.when(sound, F.floor(F.col(time.name) / F.lit(_DAY_MS)).cast("int")))
+    return typed.withColumn(DAY, F.when(sound, F.floor(F.col(time.name) / F.lit(DAY_MS)).cast("int")))
 
 
 def in_days(days: Collection[str] | None) -> SparkColumn:

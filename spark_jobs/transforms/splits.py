@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -11,6 +12,7 @@ from pyspark.sql import functions as F
 
 from schemas.errors import UserError
 from schemas.manifest import QueryGrain
+from spark_jobs.transforms.event_days import DAY_MS
 
 _HISTOGRAM_BUCKETS = 65_536
 
@@ -52,6 +54,13 @@ def parse_split(text: str) -> SplitPolicy:
     )
 
 
+def settled(policy: SplitPolicy, events: DataFrame, rows_by_day: Mapping[int, int]) -> SplitPolicy:
+    """The policy with its cut times found, where it splits by shares of time. See `times_at_shares`."""
+    if policy.kind != "time" or policy.cuts_ms is not None:
+        return policy
+    return replace(policy, cuts_ms=times_at_shares(events, policy.shares, rows_by_day))
+
+
 def with_split(events: DataFrame, policy: SplitPolicy, *, seed: int) -> DataFrame:
     """Add `split`: train, valid or test. In and out: one row per event, with row_id, user_id and event_time_ms."""
     if policy.kind == "time":
@@ -63,17 +72,19 @@ def with_split(events: DataFrame, policy: SplitPolicy, *, seed: int) -> DataFram
     return events.withColumn("split", _by_ratio(policy.shares, seed))
 
 
-def times_at_shares(events: DataFrame, shares: tuple[float, float, float] | None) -> tuple[int, int]:
+def times_at_shares(
+    events: DataFrame, shares: tuple[float, float, float] | None, rows_by_day: Mapping[int, int] | None = None
+) -> tuple[int, int]:
     """The first moments of valid and of test: as few events as possible, but at least the share, lie before each.
 
     Exact and the same on every run, by histograms of 65,536 buckets around the wanted moments, each finer than the
-    last; both moments are looked for in the same passes.
+    last; both moments are looked for in the same passes. Where `rows_by_day` says how many events each day has (by
+    its number since 1970, UTC), the search begins inside the days that hold the moments.
     """
     assert shares is not None
-    bounds = events.agg(F.min("event_time_ms"), F.max("event_time_ms"), F.count("*")).first()
-    assert bounds is not None
-    first, last, total = bounds
-    valid, test = (_Search(share * total - 1e-6, first, last) for share in (shares[0], shares[0] + shares[1]))
+    spans = _spans(events, rows_by_day or {})
+    total = sum(rows for _, _, rows in spans)
+    valid, test = (_search(spans, share * total - 1e-6) for share in (shares[0], shares[0] + shares[1]))
     while searches := [search for search in (valid, test) if search.low < search.high]:
         places = [F.when(search.holds(), search.bucket()) for search in searches]
         each = events.select(F.posexplode(F.array(*places)).alias("search", "bucket")).where("bucket is not null")
@@ -82,6 +93,24 @@ def times_at_shares(events: DataFrame, shares: tuple[float, float, float] | None
         for number, search in enumerate(searches):
             search.narrow(sorted((row["bucket"], row["count"]) for row in counts if row["search"] == number))
     return valid.low + 1, test.low + 1
+
+
+def _spans(events: DataFrame, rows_by_day: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """Stretches of time in order, with their first and last millisecond and their events: the days, or one for all."""
+    if rows_by_day:
+        return [(day * DAY_MS, (day + 1) * DAY_MS - 1, rows) for day, rows in sorted(rows_by_day.items())]
+    bounds = events.agg(F.min("event_time_ms"), F.max("event_time_ms"), F.count("*")).first()
+    assert bounds is not None
+    return [(bounds[0], bounds[1], bounds[2])]
+
+
+def _search(spans: Sequence[tuple[int, int, int]], wanted: float) -> _Search:
+    before = 0
+    for first, last, rows in spans:
+        if before + rows >= wanted:
+            return _Search(wanted, first, last, before)
+        before += rows
+    raise AssertionError("a share of the events lies within them")
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pyspark.sql import SparkSession
 
-from spark_jobs.jobs.ingest import IngestConfig, ingest
+from spark_jobs.jobs.ingest import ingest
 from spark_jobs.jobs.prepare import PrepareConfig, prepare
+from spark_jobs.table_update import IngestConfig
 
 FILM_CONTRACT: dict[str, Any] = {
     "name": "films",
@@ -125,7 +126,5 @@ def run_prepare(spark: SparkSession, events: Path, out: Path, **changes: Any) ->
         "min_count": 1,
         "max_values": 1000,
         "seed": 0,
-        "rows_per_row_group": 0,
-        "num_files": 0,
     }
     prepare(spark, PrepareConfig(events=str(events), out=str(out), **settings | changes))

@@ -15,7 +15,8 @@ from pyspark.sql import SparkSession
 
 from pipelines.launch import ROOT
 from schemas.snapshot import open_snapshot
-from spark_jobs.jobs.ingest import IngestConfig, StreamConfig, ingest_stream
+from spark_jobs.jobs.ingest import StreamConfig, ingest_stream
+from spark_jobs.table_update import IngestConfig
 from tests.spark.logs import run_ingest, write_click_log, write_lines
 from tests.spark.test_spark_submit import SMALL, _wait_for
 

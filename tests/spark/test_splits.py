@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -87,7 +88,10 @@ def test_cut_times_are_those_of_a_sorted_array(
         return int(ordered[int(wanted) - 1]) + 1
 
     train, valid, _ = map(Fraction, shares)
-    found = times_at_shares(_at(spark, times), (float(shares[0]), float(shares[1]), float(shares[2])))
+    given = (float(shares[0]), float(shares[1]), float(shares[2]))
+    found = times_at_shares(_at(spark, times), given)
+    by_day = Counter(time // 86_400_000 for time in times)
+    assert times_at_shares(_at(spark, times), given, by_day) == found
     assert found == (first_moment_after(train), first_moment_after(train + valid))
 
 
