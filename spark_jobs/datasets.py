@@ -1,4 +1,4 @@
-"""Reading and writing tables: lines of raw text in, Parquet in and out. The one place that does either."""
+"""Reading and writing tables of published folders as Parquet: the one place that does either."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from schemas.manifest import DataFile
@@ -15,12 +14,6 @@ from spark_jobs.hadoop_files import HadoopFiles
 
 STAGING = "rows"  # where the files of several splits lie until each is in its split's folder
 _FILES_AT_ONCE = 8  # read for their checksums
-
-
-def read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
-    """One row per physical line: `line` (its bytes as they are, also where they are no UTF-8) and `file`."""
-    text = spark.read.text(list(files))
-    return text.select(F.col("value").alias("line"), F.col("_metadata.file_path").alias("file"))
 
 
 def read_part(spark: SparkSession, root: str, files: Sequence[DataFile], schema: StructType) -> DataFrame:

@@ -22,8 +22,8 @@ from schemas.contract import Table, TableName
 from schemas.errors import UserError, nearest
 from schemas.storage import join
 from spark_jobs.databases import jdbc_options, redacted
-from spark_jobs.datasets import read_lines
 from spark_jobs.hadoop_files import FileStatus, HadoopFiles
+from spark_jobs.text_files import BrokenFile, check_readable, first_line, read_lines
 from spark_jobs.transforms.parsing import check_header, header_of, with_raw_fields
 from spark_jobs.transforms.rules import check_raw_type
 
@@ -69,12 +69,12 @@ def open_source(
     if kind in ("jdbc", "table"):
         return _named(spark, table, name, files[0].url)
     for file in files:
-        hadoop.check_readable(file.url)
+        check_readable(hadoop, file.url)
     if kind == "jsonl" or not table.source.header:
         return RawTable((_text(spark, table, [file.url for file in files], None),))
     by_header: dict[bytes, list[str]] = {}
     for file in files:
-        line = hadoop.first_line(file.url)
+        line = first_line(hadoop, file.url)
         if line:
             check_header(header_of(line, table.source), table, where=f"{name}: {file.url}")
             by_header.setdefault(line, []).append(file.url)
@@ -160,6 +160,9 @@ def naming_broken_files() -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
+        ours = re.search(rf"{BrokenFile.__name__}: (.+)", text)
+        if ours is not None:
+            raise UserError(f"{ours[1]}: is it cut short or damaged? Nothing was published.") from None
         broken = re.search(r"Encountered error while reading file (\S+?)\.? ", text)
         if "FAILED_READ_FILE" not in text or broken is None:
             raise

@@ -24,7 +24,9 @@ HOME = Path(pyspark.__file__).parent
 # A worker each has its own address, so that Spark takes them for two machines.
 HOSTS = ("127.0.0.1", "127.0.0.2")
 # Small data never repays the JVM's second compiler.
-QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# The archive that `make setup` writes; Java starts without it where it is not there or of no use.
+_ARCHIVE = f"-XX:SharedArchiveFile={Path(sys.prefix) / 'spark.jsa'} -Xlog:cds=off -Xlog:cds+dynamic=off"
+QUICK_START = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {_ARCHIVE}"
 
 
 def wait_for(what: str, there: Callable[[], bool], *, seconds: float = 120) -> None:

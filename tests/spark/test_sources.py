@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from schemas.errors import UserError
 from schemas.snapshot import Snapshot, open_snapshot
 from spark_jobs.databases import password_in
+from spark_jobs.text_files import lines_of
 from tests.postgres import JDBC_JAR, Postgres, running_postgres
 from tests.spark.logs import run_ingest, write_click_log, write_contract, write_lines
 
@@ -150,13 +151,38 @@ def test_a_cut_off_gzip_file_is_named_and_nothing_is_published(spark: SparkSessi
     assert _ingest(spark, tmp_path).manifest.ledger.tables["events"].accepted == 20_000
 
 
-def test_a_zstd_file_is_read_or_refused_with_what_to_do(spark: SparkSession, tmp_path: Path) -> None:
+def test_zstd_files_are_read_beside_plain_ones_line_by_line(spark: SparkSession, tmp_path: Path) -> None:
+    write_click_log(tmp_path, [HEADER, b"u0,z,0"], path="clicks*")
+    # A byte order mark, all three ends of lines, bytes that are no UTF-8, no end at the end; and a frame after a frame.
+    lines = HEADER + b"\nu1,a,1\r\nu2,b\xff,2\ru3,c,3\n\nu4,d,4"
+    frames = [pa.compress(part, codec="zstd", asbytes=True) for part in (b"\xef\xbb\xbf" + lines, b"5\nu5,e,5")]
+    (tmp_path / "raw" / "clicks 50%25.csv.zst").write_bytes(b"".join(frames))
+    ledger = _ingest(spark, tmp_path).manifest.ledger.tables["events"]
+    assert (ledger.accepted, ledger.quarantined_by_rule) == (5, {"encoding": 1})
+    assert (ledger.headers, ledger.blanks, ledger.lines) == (2, 1, 9)
+
+
+def test_lines_do_not_depend_on_where_blocks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"a\r\nbb\n\nccc\rd\r\r\neeee"
+    (tmp_path / "x.zst").write_bytes(pa.compress(content, codec="zstd", asbytes=True))
+    for size in range(1, len(content) + 1):
+        monkeypatch.setattr("spark_jobs.text_files._BLOCK_BYTES", size)
+        found = [line for lines in lines_of(str(tmp_path / "x.zst")) for line in lines]
+        assert found == [b"a", b"bb", b"", b"ccc", b"d", b"", b"eeee"]
+
+
+def test_a_cut_off_zstd_file_is_named_and_nothing_is_published(spark: SparkSession, tmp_path: Path) -> None:
     write_click_log(tmp_path, [], path="clicks.csv.zst")
-    compressed = pa.compress(b"\n".join([HEADER, b"u1,a,1"]), codec="zstd", asbytes=True)
+    whole = b"\n".join([HEADER, *(f"u{i},i{i * 7919},{i}".encode() for i in range(400_000))])
+    compressed = pa.compress(whole, codec="zstd", asbytes=True)
+    named = r"clicks\.csv\.zst cannot be read to its end \(.+\): is it cut short or damaged\? Nothing was published"
+    for wrong in (compressed[: len(compressed) // 2], b"no zstd at all"):
+        (tmp_path / "raw" / "clicks.csv.zst").write_bytes(wrong)
+        with pytest.raises(UserError, match=named):
+            _ingest(spark, tmp_path)
+        assert not (tmp_path / "out" / "manifest.json").exists()
     (tmp_path / "raw" / "clicks.csv.zst").write_bytes(compressed)
-    with pytest.raises(UserError, match=r"clicks\.csv\.zst cannot be decompressed: .* Give it as \.gz or plain text"):
-        _ingest(spark, tmp_path)
-    write_lines(tmp_path / "raw" / "clicks.csv.zst", [])
+    assert _ingest(spark, tmp_path).manifest.ledger.tables["events"].accepted == 400_000
 
 
 def test_files_with_odd_names_are_known_by_them(spark: SparkSession, tmp_path: Path) -> None:
