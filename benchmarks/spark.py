@@ -193,8 +193,11 @@ def main() -> int:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
     shown = [run for run in results.runs if run["data"] in {data_set.name for data_set in wanted}]
-    show(shown)
-    found = {"cores": len(os.sched_getaffinity(0)), "memory_mb": given.memory_mb, **summary(shown)}
+    distinct = {
+        data_set.name: expected(Place(folder / data_set.name), given.memory_mb)["distinct"] for data_set in wanted
+    }
+    show(shown, distinct)
+    found = {"cores": len(os.sched_getaffinity(0)), "memory_mb": given.memory_mb, **summary(shown, distinct)}
     print(json.dumps(found))
     agree = found["sums_agree"] and all(run["outcome"] != "failed" for run in shown if run["tool"] == HEADRACE)
     return 0 if agree else 1

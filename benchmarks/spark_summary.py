@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.table import Table
 from benchmarks.spark_tools import HEADRACE, INGEST, TOOLS
 
 Run = dict[str, Any]
+Distinct = Mapping[str, float]
+"""Different values by categorical column."""
 _TITLES = {INGEST: "Headrace ingest", **{name: tool.title for name, tool in TOOLS.items()}}
 
 
@@ -43,8 +45,8 @@ def _spread(run: Run) -> float | None:
     return (max(sizes) - min(sizes)) / statistics.mean(sizes) if sizes else None
 
 
-def show(runs: Sequence[Run]) -> None:
-    """The table."""
+def show(runs: Sequence[Run], distinct: Mapping[str, Distinct]) -> None:
+    """The table, and below it how many different values the categorical columns hold."""
     table = Table(title="logs to training rows", title_justify="left")
     for name in ("rows", "tool", "s", "1000 rows/s", "CPU s", "memory MB", "Headrace's time is", "files", "sums"):
         table.add_column(name, justify="left" if name in ("tool", "sums") else "right")
@@ -55,7 +57,11 @@ def show(runs: Sequence[Run]) -> None:
             if of_tool:
                 table.add_row(*_cells(runs, data, name, of_tool[-1], own))
         table.add_section()
-    Console(width=120, highlight=False).print(table)
+    console = Console(width=120, highlight=False)
+    console.print(table)
+    for data, values in distinct.items():
+        widest, total = max(values.values()), sum(values.values())
+        console.print(f"{data}: {widest:,.0f} different values in the widest column, {total:,.0f} in all {len(values)}")
 
 
 def _cells(runs: Sequence[Run], data: str, name: str, last: Run, own: float | None) -> Iterator[str]:
@@ -88,7 +94,7 @@ def _ratio(over: float | None, under: float | None) -> float | None:
     return round(over / under, 3) if over is not None and under else None
 
 
-def summary(runs: Sequence[Run]) -> dict[str, Any]:
+def summary(runs: Sequence[Run], distinct: Mapping[str, Distinct]) -> dict[str, Any]:
     """The figures: rates and memory by data and tool, ratios of times by data, growth as a share."""
     names = _data(runs)
     own = {data: median(runs, data, HEADRACE) for data in names}
@@ -122,6 +128,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
     spreads = {data: _spread(done[-1]) for data in names if (done := _done(runs, data, HEADRACE))}
     compared = [run for run in runs if "differences" in run]
     return {
+        "distinct_values": {data: round(sum(values.values())) for data, values in distinct.items()},
         "rows_per_s": _by_data_and_tool(runs, rate),
         "peak_mb": _by_data_and_tool(runs, peak),
         "rows_per_s_of_ingest_and_prepare": with_ingest,

@@ -126,7 +126,8 @@ def test_figures_are_ratios_of_medians():
         run("10000", "mllib", 5.0, outcome="out of memory"),
         run("10000-hot", "headrace", 12.0),
     ]
-    figures = summary(runs)
+    figures = summary(runs, {"1000": {"c1": 5, "c2": 7}})
+    assert figures["distinct_values"] == {"1000": 12}
     assert figures["rows_per_s"]["1000"] == {"headrace": 500, "mllib": 100, "duckdb": 1000, "polars": 2000}
     assert figures["ratio_to_mllib"] == {"1000": 5.0, "10000": None, "10000-hot": None}
     assert figures["time_ratio_to_fastest_of_duckdb_polars"]["1000"] == 4.0
@@ -135,4 +136,4 @@ def test_figures_are_ratios_of_medians():
     assert figures["file_size_spread"]["1000"] == 0.2
     assert figures["not_done"] == {"10000 mllib": "out of memory"}
     assert figures["sums_agree"]
-    assert not summary([*runs, run("1000", "pandas", 1.0, differences=["train.c1"])])["sums_agree"]
+    assert not summary([*runs, run("1000", "pandas", 1.0, differences=["train.c1"])], {})["sums_agree"]
