@@ -99,7 +99,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     sizes = {name: size for name, size in fitted.transform(shape).index_sizes.items() if name in columns}
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
-        train = encoded(train_rows(rows, policy.query_grain, shape), fitted, known)
+        train = encoded(train_rows(with_ids(log.train, fitted), policy.query_grain, shape), fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns, *shape.columns]
         train_columns = columns

@@ -170,9 +170,8 @@ def _of_nothing(feature: Feature) -> Column:
     return F.array(*map(F.lit, value)) if isinstance(value, list) else F.lit(value).cast(feature.dtype[:-2])
 
 
-def train_rows(rows: DataFrame, grain: QueryGrain, shape: HistoryShape) -> DataFrame:
-    """Train's events with `history`. In: one row per event of all splits, with item_idx; out: one per train event."""
-    train = rows.where("split = 'train'")
+def train_rows(train: DataFrame, grain: QueryGrain, shape: HistoryShape) -> DataFrame:
+    """Add `history` to train's events. In and out: one row per event of train, with item_idx."""
     if grain == "event":  # what came before an event of train is train too
         return with_history(train, length=shape.length, with_gaps=shape.with_gaps)
     # All of a user's train items but the row's own: a random split hides items in between, not in the past.
