@@ -95,9 +95,10 @@ def _is_local(master: str | None) -> bool:
 
 def _names_memory(given: Mapping[str, str]) -> bool:
     """Whether anybody has said how much memory the driver gets: this call, the environment or the site."""
-    site = Path(os.environ.get("SPARK_CONF_DIR", "/nowhere")) / "spark-defaults.conf"
-    key = "spark.driver.memory"
-    return key in given or "SPARK_DRIVER_MEMORY" in os.environ or (site.exists() and key in profiles.settings(site))
+    key, folder = "spark.driver.memory", os.environ.get("SPARK_CONF_DIR") or f"{os.environ.get('SPARK_HOME', '')}/conf"
+    site = Path(folder) / "spark-defaults.conf"
+    named = site.exists() and re.search(rf"^\s*{re.escape(key)}\b", site.read_text(errors="replace"), re.MULTILINE)
+    return key in given or "SPARK_DRIVER_MEMORY" in os.environ or bool(named)
 
 
 def _quarter_of_memory() -> str:

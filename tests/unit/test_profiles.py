@@ -57,6 +57,36 @@ def test_a_file_is_read_as_spark_reads_it(tmp_path: Path) -> None:
 def test_master_wins_over_conf_and_conf_over_the_profile(
     options: dict[str, str], master: str, ships_code: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    command = _command(monkeypatch, **options)
+    assert command[command.index("--master") + 1] == master
+    assert ("--py-files" in command) == ships_code
+    assert command[command.index("--properties-file") + 1] == str(profiles.find(options["profile"]))
+
+
+def test_a_local_job_gets_a_quarter_of_the_memory_unless_somebody_says_how_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.launch.os.sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4096}.get)
+    monkeypatch.delenv("SPARK_DRIVER_MEMORY", raising=False)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+
+    def memory(**options: object) -> list[str]:
+        return [word for word in _command(monkeypatch, **options) if word.startswith("spark.driver.memory")]
+
+    assert memory() == memory(master="local[2]") == ["spark.driver.memory=3906m"]
+    assert memory(conf=["spark.driver.memory=2g"]) == ["spark.driver.memory=2g"]
+    assert memory(profile="local") == memory(master="yarn") == []
+    (tmp_path / "spark-defaults.conf").write_text("other.key 1\n# spark.driver.memory 1g\n", encoding="utf-8")
+    assert memory() == ["spark.driver.memory=3906m"]
+    (tmp_path / "spark-defaults.conf").write_text("spark.driver.memory\t9g\n", encoding="utf-8")
+    assert memory() == []
+    (tmp_path / "spark-defaults.conf").unlink()
+    monkeypatch.setenv("SPARK_DRIVER_MEMORY", "1g")
+    assert memory() == []
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, **options: object) -> list[str]:
+    """The words with which spark-submit would be started."""
     started: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> object:
@@ -66,9 +96,7 @@ def test_master_wins_over_conf_and_conf_over_the_profile(
     monkeypatch.setattr("pipelines.launch.subprocess.run", run)
     assert launch.spark_submit("ingest", ["--out", "o"], **options) == 0  # type: ignore[arg-type]
     (command,) = started
-    assert command[command.index("--master") + 1] == master
-    assert ("--py-files" in command) == ships_code
-    assert command[command.index("--properties-file") + 1] == str(profiles.find(options["profile"]))
+    return command
 
 
 def test_the_folder_of_the_event_log_is_made(tmp_path: Path) -> None:
