@@ -25,7 +25,7 @@ from spark_jobs.profiling.quarantine import quarantine_rules
 from spark_jobs.profiling.reading import open_either, quarantine_parent, tables_of, vocabulary_texts
 from spark_jobs.profiling.summary import summary
 from spark_jobs.profiling.tables import profile_table
-from spark_jobs.session import size_shuffles
+from spark_jobs.session import size_shuffles, step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,13 @@ def describe(spark: SparkSession, hadoop: HadoopFiles, snapshot: Snapshot) -> Pr
     manifest = snapshot.manifest
     size_shuffles(spark, sum(file.bytes for files in manifest.parts.values() for file in files) // 64)
     texts = vocabulary_texts(spark, snapshot)
-    tables = tuple(profile_table(table, manifest.transform, texts) for table in tables_of(spark, snapshot))
-    refused, remark = refused_rows(spark, hadoop, snapshot)
+    measured = []
+    for table in tables_of(spark, snapshot):
+        with step(spark, f"{table.name}: sketches and counts"):
+            measured.append(profile_table(table, manifest.transform, texts))
+    tables = tuple(measured)
+    with step(spark, "refused rows"):
+        refused, remark = refused_rows(spark, hadoop, snapshot)
     return Profile(
         created_at=now_utc(),
         code_version=code_version(),
