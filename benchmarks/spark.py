@@ -167,15 +167,16 @@ def main() -> int:
     command_line = argparse.ArgumentParser(prog="headrace benchmark spark", description=__doc__)
     add = command_line.add_argument
     add("--to", default="runs/bench-spark", help="folder for rows and results (runs/bench-spark)")
-    add("--rows", type=int, nargs="*", default=[1_000_000, 10_000_000], help="sizes (1000000 10000000)")
+    sizes = [1_000_000, 10_000_000, 50_000_000]
+    add("--rows", type=int, nargs="*", default=sizes, help="sizes (1000000 10000000 50000000)")
     add("--hot", type=int, nargs="*", default=[10_000_000], help="sizes with a key that holds 40 %% (10000000)")
-    add("--only", default=",".join(TOOLS), help=f"which tools, with commas ({','.join(TOOLS)})")
+    add("--only", help="which tools, with commas (all; from 50 M rows on the faster ones)")
     add("--runs", type=int, help="of each tool (3 up to 1 M rows, 2 up to 10 M, else 1)")
     add("--memory-mb", type=int, default=6000, help="for each tool; a limit from 50 M rows on (6000)")
     add("--redo", default="", help="tools, or ingest, whose earlier results are forgotten, with commas")
     add("--keep", action="store_true", help="keep what the tools write")
     given = command_line.parse_args()
-    names = [name for name in given.only.split(",") if name]
+    names = [name for name in (given.only or ",".join(TOOLS)).split(",") if name]
     for name in names:
         if name not in TOOLS:
             command_line.error(f"--only: no tool {name!r}; there are {', '.join(TOOLS)}")
@@ -188,7 +189,8 @@ def main() -> int:
     wanted = list(data_sets(given.rows, given.hot))
     try:
         for data_set in wanted:
-            bench.run(data_set, tools, given.runs)
+            takes_all = given.only is not None or data_set.num_rows < LIMITED_FROM_ROWS
+            bench.run(data_set, [tool for tool in tools if takes_all or not tool.slow], given.runs)
     except UserError as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 2

@@ -35,6 +35,8 @@ class Tool:
     environment: Literal["main", "peers", "nvtabular"]
     keeps_ties: bool = True
     """Values of equal count are in the order of their text, so that every row's index is known."""
+    slow: bool = False
+    """Would take most of an hour for 50 M rows on two cores."""
 
 
 TOOLS = {
@@ -43,9 +45,9 @@ TOOLS = {
         Tool(HEADRACE, "Headrace prepare", "main"),
         Tool("duckdb", "DuckDB", "peers"),
         Tool("polars", "Polars", "peers"),
-        Tool("mllib", "PySpark with MLlib", "main"),
+        Tool("mllib", "PySpark with MLlib", "main", slow=True),
         Tool("pandas", "pandas", "peers"),
-        Tool("nvtabular", "NVTabular, CPU", "nvtabular", keeps_ties=False),
+        Tool("nvtabular", "NVTabular, CPU", "nvtabular", keeps_ties=False, slow=True),
     )
 }
 

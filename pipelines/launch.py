@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines import profiles
@@ -20,6 +21,7 @@ _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
 # Written by setup/spark_archive.py. Java says nothing where it is of no use, as with a jar put before Spark's own.
 _CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 _USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off"
+_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _SHIPPED = ("schemas", "spark_jobs")
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
 
@@ -42,10 +44,10 @@ def spark_submit(
     if profile is not None:
         file = profiles.find(profile)
         given = profiles.settings(file) | given
-        master = master or given.get("spark.master")
         profiles.make_event_folder(given)
         # spark-submit would read the file in place of conf/spark-defaults.conf, where a site says where its things are.
         command += ["--properties-file", str(file), "--load-spark-defaults"]
+    master = master or given.get("spark.master")
     # Spark draws its bar on a terminal only; in a file it would be thousands of characters.
     shows_progress = "true" if sys.stderr.isatty() else "false"
     memory = [] if not _is_local(master) or _names_memory(given) else [f"spark.driver.memory={_quarter_of_memory()}"]
@@ -95,16 +97,39 @@ def _is_local(master: str | None) -> bool:
 
 def _names_memory(given: Mapping[str, str]) -> bool:
     """Whether anybody has said how much memory the driver gets: this call, the environment or the site."""
-    key, folder = "spark.driver.memory", os.environ.get("SPARK_CONF_DIR") or f"{os.environ.get('SPARK_HOME', '')}/conf"
-    site = Path(folder) / "spark-defaults.conf"
-    named = site.exists() and re.search(rf"^\s*{re.escape(key)}\b", site.read_text(errors="replace"), re.MULTILINE)
-    return key in given or "SPARK_DRIVER_MEMORY" in os.environ or bool(named)
+    key, variable = "spark.driver.memory", "SPARK_DRIVER_MEMORY"
+    folder = Path(os.environ.get("SPARK_CONF_DIR") or _spark_home() / "conf")
+    for name, wanted in (
+        ("spark-defaults.conf", rf"^\s*{re.escape(key)}\b"),
+        ("spark-env.sh", rf"^[^#]*\b{variable}="),
+    ):
+        file = folder / name
+        if file.exists() and re.search(wanted, file.read_text(errors="replace"), re.MULTILINE):
+            return True
+    return key in given or variable in os.environ
+
+
+def _spark_home() -> Path:
+    """Where the spark-submit that is started has its conf folder: pip's lies in the package, others above their bin."""
+    if "SPARK_HOME" in os.environ:
+        return Path(os.environ["SPARK_HOME"])
+    program = Path(_program("spark-submit")).resolve()
+    package = find_spec("pyspark")
+    if program.parent == Path(sys.executable).parent.resolve() and package is not None and package.origin is not None:
+        return Path(package.origin).parent
+    return program.parent.parent
 
 
 def _quarter_of_memory() -> str:
-    """What Java itself would take. Spark's 1 GB is all that a local job has, for driver and executor are one there."""
-    megabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    return f"{max(1024, megabytes // 4)}m"
+    """What Java itself would take, and Spark does not: 1 GB is all that a local job had, driver and executor in one.
+
+    Of this container's memory where there is a limit. Below 32 GB, for beyond it Java's references take twice the room.
+    """
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in _CONTAINER_LIMITS:
+        text = file.read_text().strip() if file.exists() else ""
+        limits += [int(text)] if text.isdigit() else []
+    return f"{min(31 << 10, max(1024, min(limits) // 4 >> 20))}m"
 
 
 def _program(name: str) -> str:

@@ -184,6 +184,14 @@ class HadoopFiles:
         """The path of a listed file relative to a folder, however the folder was written."""
         return url.removeprefix(self.qualified(root)).lstrip("/")
 
+    def can_decompress(self, url: str) -> bool:
+        """Whether the codec that a file's name asks for is at hand."""
+        try:
+            self.check_readable(url)
+        except UserError:
+            return False
+        return True
+
     def check_readable(self, url: str) -> None:
         """Raise UserError for a compressed text file whose codec is not at hand."""
         path, _ = self._open(url)

@@ -26,8 +26,8 @@ _BYTES_PER_SHUFFLE_PARTITION = 64 << 20
 def spark_session(name: str) -> SparkSession:
     """The session of this job. Master, memory, partitions and jars are spark-submit's to set; its default is local[*].
 
-    Only the promises are set here: a SparkConf made before the session knows nothing of spark-submit's settings,
-    so a default set on it would win over them.
+    Only the promises are set on the builder: it knows nothing of spark-submit's settings, so a default set there would
+    win over them. What is only faster is set afterwards, where nobody has said otherwise.
     """
     builder = SparkSession.builder.appName(f"headrace {name}")
     for key, value in _PROMISES.items():

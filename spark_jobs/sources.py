@@ -71,7 +71,7 @@ def open_source(
     for file in files:
         check_readable(hadoop, file.url)
     if kind == "jsonl" or not table.source.header:
-        return RawTable((_text(spark, table, [file.url for file in files], None),))
+        return RawTable((_text(spark, hadoop, table, [file.url for file in files], None),))
     by_header: dict[bytes, list[str]] = {}
     for file in files:
         line = first_line(hadoop, file.url)
@@ -85,16 +85,16 @@ def open_source(
         raise UserError(f"{name}: {files[0].url} begins with no header line.")
     if blank:
         raise UserError(f"{name}: {blank[0]} begins with no header line.")
-    return RawTable(tuple(_text(spark, table, urls, line) for line, urls in by_header.items()))
+    return RawTable(tuple(_text(spark, hadoop, table, urls, line) for line, urls in by_header.items()))
 
 
 def _text(
-    spark: SparkSession, table: Table, urls: list[str], header_line: bytes | None
+    spark: SparkSession, hadoop: HadoopFiles, table: Table, urls: list[str], header_line: bytes | None
 ) -> Callable[[Collection[str] | None], DataFrame]:
     header = header_of(header_line, table.source) if header_line is not None else None
 
     def read(only: Collection[str] | None) -> DataFrame:
-        lines = read_lines(spark, urls)
+        lines = read_lines(spark, hadoop, urls)
         # In files that were put together the header comes again.
         kind = F.when(F.length(F.trim("line")) == 0, BLANK).otherwise(ROW)
         if header_line is not None:
@@ -162,7 +162,7 @@ def naming_broken_files() -> Iterator[None]:
         text = str(error)
         ours = re.search(rf"{BrokenFile.__name__}: (.+)", text)
         if ours is not None:
-            raise UserError(f"{ours[1]}: is it cut short or damaged? Nothing was published.") from None
+            raise UserError(f"{ours[1]} Nothing was published.") from None
         broken = re.search(r"Encountered error while reading file (\S+?)\.? ", text)
         if "FAILED_READ_FILE" not in text or broken is None:
             raise

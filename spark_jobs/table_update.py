@@ -76,13 +76,18 @@ def take_in(run: Run, name: TableName, files: list[FileStatus]) -> bool:
     """Bring one table up to date; whether anything was built."""
     table = run.contract.tables()[name]
     build = TableBuild(store=run.store, name=name, table=table, known=known_keys(run, table))
-    if run.config.day is not None and run.stood(name) is not None:
-        return name == "events" and take_day(run, build, files, run.config.day)
     stood = run.stood(name)
+    if run.config.day is not None and stood is not None:
+        if name == "events":
+            return take_day(run, build, files, run.config.day)
+        keep(run, name)
+        return False
     came = arrivals(stood.sources if stood else (), files)
     whole = stood is None or rebuilds_whole(run, name, table, came)
     if not whole and not came.unread:
         keep(run, name)
+        # A source that has stopped delivering shows here and nowhere else.
+        refuse_failed(name, whole_checks(name, table, _total(stood), None, as_of_ms=as_of_ms(run.config)), DayRows())
         return False
     assert stood is not None or whole
     with step(run.spark, f"{name}: lines and days of the files"):
@@ -201,15 +206,18 @@ def settle(run: Run, build: TableBuild, plan: DayPlan, built: Built) -> None:
 def judge(run: Run, build: TableBuild, built: DayRows, state: TableState, parts: Parts) -> None:
     """Check what was built against thresholds, and the table as it will stand for freshness and volume."""
     config, name = run.config, build.name
-    as_of_ms = config.as_of_ms if config.as_of_ms is not None else int(datetime.now(UTC).timestamp() * 1000)
     before = _total(run.stood(name)) if run.stood(name) is not None else None
     sample = sampler(run, parts[f"quarantine/{name}"])
     results = rule_checks(name, build.table, built, max_quarantined=config.max_quarantined, sample=sample)
-    results += whole_checks(name, build.table, state.total(), before, as_of_ms=as_of_ms)
+    results += whole_checks(name, build.table, state.total(), before, as_of_ms=as_of_ms(config))
     run.checks += results
     if any(result.verdict == "failed" for result in results):
         print(table_of(tuple(results)))
     refuse_failed(name, results, built)
+
+
+def as_of_ms(config: IngestConfig) -> int:
+    return config.as_of_ms if config.as_of_ms is not None else int(datetime.now(UTC).timestamp() * 1000)
 
 
 def sampler(run: Run, refused: Sequence[DataFile]) -> Callable[[str], str]:

@@ -1,7 +1,7 @@
 """Text files as lines, decompressed by the ending of their name.
 
-Spark reads plain text, .gz and .bz2 itself. For .zst it wants native libraries of Hadoop's that pip's Spark does not
-have, so these are read by Arrow's own decompressor, a task a file, as a stream.
+Spark reads plain text, .gz and .bz2 itself. For .zst it wants native libraries of Hadoop's, which pip's Spark does not
+have: without them these files are read by Arrow's decompressor, a task a file, as a stream.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from typing import IO
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -23,16 +24,24 @@ _BLOCK_BYTES = 4 << 20
 
 
 class BrokenFile(Exception):
-    """A file that ends too early or is not what its name says."""
+    """A file that cannot be read to its end."""
 
 
-def is_zstd(url: str) -> bool:
-    return url.endswith((".zst", ".zstd"))
+def by_arrow(hadoop: HadoopFiles, url: str) -> bool:
+    """Whether a file is one of zstd that Spark here cannot read itself."""
+    return url.endswith(".zstd") or (url.endswith(".zst") and not hadoop.can_decompress(url))
 
 
-def read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
+def check_readable(hadoop: HadoopFiles, url: str) -> None:
+    """Raise UserError for a compressed file whose codec is not at hand."""
+    if not by_arrow(hadoop, url):
+        hadoop.check_readable(url)
+
+
+def read_lines(spark: SparkSession, hadoop: HadoopFiles, files: Sequence[str]) -> DataFrame:
     """One row per physical line: `line` (its bytes as they are, also where they are no UTF-8) and `file`."""
-    zstd, plain = [url for url in files if is_zstd(url)], [url for url in files if not is_zstd(url)]
+    zstd = [url for url in files if by_arrow(hadoop, url)]
+    plain = [url for url in files if url not in set(zstd)]
     frames = []
     if plain:
         text = spark.read.text(plain)
@@ -42,27 +51,20 @@ def read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
     return reduce(DataFrame.unionByName, frames)
 
 
-def check_readable(hadoop: HadoopFiles, url: str) -> None:
-    """Raise UserError for a compressed file whose codec is not at hand."""
-    if not is_zstd(url):
-        hadoop.check_readable(url)
-
-
 def first_line(hadoop: HadoopFiles, url: str) -> bytes:
     """The first line of a text file, without a byte order mark; UserError for a file that cannot be read."""
-    if not is_zstd(url):
+    if not by_arrow(hadoop, url):
         return hadoop.first_line(url)
     try:
         return next((lines[0] for lines in lines_of(url) if lines), b"")
     except BrokenFile as error:
-        raise UserError(f"{error}: is it cut short or damaged? Nothing was published.") from None
+        raise UserError(f"{error} Nothing was published.") from None
 
 
 def lines_of(url: str) -> Iterator[list[bytes]]:
     r"""The lines of a zstd file, many at a time; ended by \n, \r\n or \r, as Hadoop reads them."""
     tail, is_first = b"", True
-    fs, path = filesystem(url)
-    with fs.open(path, "rb") as compressed:
+    with _open(url) as compressed:
         for block in _blocks(compressed, url):
             block = block.removeprefix(codecs.BOM_UTF8) if is_first else block
             is_first = False
@@ -76,13 +78,22 @@ def lines_of(url: str) -> Iterator[list[bytes]]:
         yield tail.splitlines()
 
 
-def _blocks(compressed: object, url: str) -> Iterator[bytes]:
+def _open(url: str) -> IO[bytes]:
+    try:
+        fs, path = filesystem(url)
+        file: IO[bytes] = fs.open(path, "rb")
+    except (OSError, ValueError, ImportError) as error:  # the last two for a kind of URL that is not known here
+        raise BrokenFile(f"{url} cannot be opened ({error}).") from None
+    return file
+
+
+def _blocks(compressed: IO[bytes], url: str) -> Iterator[bytes]:
     try:
         with pa.input_stream(compressed, compression="zstd") as stream:
             while block := stream.read(_BLOCK_BYTES):
                 yield block
     except OSError as error:
-        raise BrokenFile(f"{url} cannot be read to its end ({error})") from None
+        raise BrokenFile(f"{url} cannot be read to its end ({error}): is it cut short or damaged?") from None
 
 
 def _zstd_lines(spark: SparkSession, files: list[str]) -> DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,14 +21,14 @@ _FILE_HOLDS_ROW_GROUPS = 4
 
 
 def row_group_rows(rows: int, *, ranks: int = 1, batch_size: int = 0) -> int:
-    """Rows of a row group: so many that there are 64 of them or more, and 8 a rank, for shuffling and sharing out.
+    """Rows of a row group: so many that there are about 64 of them, and 8 a rank, for shuffling and sharing out.
 
     A power of two from 1,024 to 131,072, so that a log of any size has a layout that does not depend on the cluster;
-    or, where the batch of a rank is known, whole batches within the same bounds, and one batch at least.
+    or, where the batch of a rank is known, whole batches within these bounds, and one batch at least.
     """
     wanted = min(_MAX_ROW_GROUP_ROWS, max(1, rows // max(_ROW_GROUPS, _ROW_GROUPS_PER_RANK * ranks)))
     if batch_size:
-        return batch_size * max(1, wanted // batch_size)
+        return batch_size * max(1, max(_MIN_ROW_GROUP_ROWS, wanted) // batch_size)
     return min(_MAX_ROW_GROUP_ROWS, max(_MIN_ROW_GROUP_ROWS, 1 << (wanted - 1).bit_length()))
 
 
@@ -40,9 +41,13 @@ class TrainingLayout:
 
 
 def training_layout(counts: Mapping[str, int], *, rows_per_row_group: int, num_files: int = 0) -> TrainingLayout:
-    """For splits of so many rows: files of a few row groups, unless told how many (`num_files` a split)."""
-    rows_per_file = rows_per_row_group * _FILE_HOLDS_ROW_GROUPS
-    files = {split: num_files or max(1, round(count / rows_per_file)) for split, count in counts.items()}
+    """For splits of so many rows: files of four row groups, unless told how many files a split gets (`num_files`).
+
+    Rows fall to files at random: four standard deviations are left free, so that no file needs a fifth, tiny group.
+    """
+    full = rows_per_row_group * _FILE_HOLDS_ROW_GROUPS
+    rows_per_file = max(rows_per_row_group, full - 4 * math.isqrt(full))
+    files = {split: num_files or max(1, math.ceil(count / rows_per_file)) for split, count in counts.items()}
     return TrainingLayout(num_files=files, rows_per_row_group=rows_per_row_group)
 
 
@@ -77,9 +82,9 @@ def write_training_layout(
         "compression": "lz4_raw",
         "parquet.enable.dictionary": "false",
         "parquet.block.row.count.limit": str(layout.rows_per_row_group),
-        # One page a column and row group: whoever reads one reads all of it.
+        # No page every 20,000 rows: whoever reads a row group reads all of it.
         "parquet.page.row.count.limit": str(layout.rows_per_row_group),
-        # Nobody looks for single values in rows that lie in random order.
+        # Histograms of levels and sizes, which nobody here reads.
         "parquet.size.statistics.enabled": "false",
     }
     write_partitions(required(in_order), hadoop, root, folders, settings)

@@ -13,10 +13,12 @@ from schemas.errors import SnapshotDamaged, UserError
 from schemas.manifest import MANIFEST, SPLITS
 from schemas.snapshot import Snapshot, snapshot_of
 from schemas.storage import join
+from spark_jobs.datasets import read_part
 from spark_jobs.hadoop_files import HadoopFiles
 from spark_jobs.profiling.measures import MAX_TEXT, profiled_columns
 from spark_jobs.profiling.slots import HEAD
 from spark_jobs.profiling.tables import TableInput, Texts
+from spark_jobs.spark_types import spark_schema
 
 ROWS, WHOLE = "rows", "all"
 
@@ -61,10 +63,7 @@ def tables_of(spark: SparkSession, snapshot: Snapshot) -> list[TableInput]:
 
 def _table(spark: SparkSession, snapshot: Snapshot, name: str, parts: dict[str, str]) -> TableInput:
     contract = snapshot.manifest.contract
-    by_group = {
-        group: spark.read.parquet(*(snapshot.file_url(file) for file in snapshot.files(part)))
-        for group, part in parts.items()
-    }
+    by_group = {group: _rows(spark, snapshot, part) for group, part in parts.items()}
     tagged = [rows.withColumn("group", F.lit(group)) for group, rows in by_group.items()]
     rows: DataFrame = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), tagged)
     schema = T.StructType([field for field in rows.schema.fields if field.name != "group"])
@@ -80,6 +79,14 @@ def _table(spark: SparkSession, snapshot: Snapshot, name: str, parts: dict[str, 
         label=("label" if name == ROWS else label[0].name) if label else None,
         time=time_name if is_events else None,
     )
+
+
+def _rows(spark: SparkSession, snapshot: Snapshot, part: str) -> DataFrame:
+    """A part's rows; days of an events folder that were written under an earlier contract by today's schema."""
+    if snapshot.manifest.kind == "events":
+        tables = {str(name): table for name, table in snapshot.manifest.contract.tables().items()}
+        return read_part(spark, snapshot.url, snapshot.files(part), spark_schema(tables[part]))
+    return spark.read.parquet(*(snapshot.file_url(file) for file in snapshot.files(part)))
 
 
 def vocabulary_texts(spark: SparkSession, snapshot: Snapshot) -> Texts:

@@ -64,7 +64,8 @@ def settled(policy: SplitPolicy, events: DataFrame, rows_by_day: Mapping[int, in
 def with_split(events: DataFrame, policy: SplitPolicy, *, seed: int) -> DataFrame:
     """Add `split`: train, valid or test. In and out: one row per event, with row_id, user_id and event_time_ms."""
     if policy.kind == "time":
-        cuts = policy.cuts_ms or times_at_shares(events, policy.shares)
+        cuts = settled(policy, events, {}).cuts_ms
+        assert cuts is not None
         return events.withColumn("split", _by_time(cuts))
     if policy.kind == "leave_last_out":
         return events.withColumn("split", _by_last_events())

@@ -138,7 +138,7 @@ def with_index(
     """Add `name`: the vocabulary's index of the column `source`; 1 for null, 2 for a value it does not hold.
 
     In and out: the same rows. `num_values` is the vocabulary's size: a small one is sent to every task, of a large
-    one the most frequent values are, and only rows with others travel to them. So a hot value moves no row.
+    one the most frequent values are, and rows with others travel to them, all else evenly: no partition gets a hot one.
     """
     kind = rows.schema[source].dataType
     entries = vocabulary.select(F.col("value").try_cast(kind).alias("_entry"), F.col("idx").alias("_idx"))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from schemas.profile import PROFILE, Profile
 from schemas.snapshot import open_snapshot
+from spark_jobs.jobs.images import ImagesConfig, images
+from spark_jobs.jobs.profile_snapshot import ProfileConfig, profile
 from tests.spark.cluster import Cluster, get, history_server, standalone_cluster, wait_for
 from tests.spark.logs import run_ingest, run_prepare, write_film_log
 
@@ -76,3 +83,45 @@ def test_the_history_server_shows_each_job_with_its_steps(cluster: Cluster, made
         "items and users",
         "check of what was written",
     } <= {*steps["headrace prepare"]}
+
+
+def test_the_profile_of_a_cluster_is_that_of_one_machine(cluster: Cluster, made: Path, spark: SparkSession) -> None:
+    code, out, err = cluster.run("profile", str(made / "snapshot"), "--out", str(made / "profile"))
+    assert code == 0, out + err
+    profile(spark, ProfileConfig(folder=str(made / "snapshot"), out=str(made / "profile-here")))
+    there, here = (
+        Profile.model_validate_json((made / name / PROFILE).read_text(encoding="utf-8"))
+        for name in ("profile", "profile-here")
+    )
+    assert there.tables == here.tables
+    assert there.findings == here.findings
+
+
+def test_python_on_the_executors_may_come_in_an_archive(cluster: Cluster, spark: SparkSession, tmp_path: Path) -> None:
+    """An environment as `venv-pack` makes it would weigh gigabytes; this one runs the Python at hand, and says so."""
+    for number in range(8):
+        path = tmp_path / "photos" / f"class {number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((24, 32, 3), (number * 30, 90, 200 - number), np.uint8))
+    (tmp_path / "started").mkdir()
+    python = tmp_path / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ntouch "{tmp_path}/started/$$"\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    with tarfile.open(tmp_path / "environment.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "environment", arcname=".")
+    conf = [
+        f"spark.archives=file:{tmp_path}/environment.tar.gz#environment",
+        "spark.pyspark.python=./environment/bin/python",
+        f"spark.pyspark.driver.python={sys.executable}",
+    ]
+    arguments = ["--images", str(tmp_path / "photos"), "--size", "16", "--split", "0.5,0.25,0.25"]
+    code, out, err = cluster.run("images", *arguments, "--out", str(tmp_path / "there"), conf=conf)
+    assert code == 0, out + err
+    assert list((tmp_path / "started").iterdir()), "the archive's Python ran"
+    given = ImagesConfig(images=(str(tmp_path / "photos"),), out=str(tmp_path / "here"), size=16, split="0.5,0.25,0.25")
+    images(spark, given)
+    there, here = (open_snapshot(str(tmp_path / name)) for name in ("there", "here"))
+    there.verify()
+    assert there.manifest.content_sums == here.manifest.content_sums
+    assert there.manifest.ledger == here.manifest.ledger

@@ -109,6 +109,8 @@ def test_a_log_that_is_too_old_stops_the_job(spark: SparkSession, tmp_path: Path
     with pytest.raises(UserError, match=r"^events: freshness: the newest row is 3\.0 h old, at most 2 h are allowed\."):
         _ingest(spark, tmp_path, as_of_ms=3 * 3_600_000 + 10_000)
     _ingest(spark, tmp_path, as_of_ms=2 * 3_600_000 + 10_000)
+    with pytest.raises(UserError, match=r"^events: freshness: the newest row is 2\.5 h old"):  # and nothing new came
+        _ingest(spark, tmp_path, as_of_ms=2 * 3_600_000 + 1_810_000)
 
 
 def test_too_few_rows_and_too_many_more_than_last_time_stop_the_job(spark: SparkSession, tmp_path: Path) -> None:

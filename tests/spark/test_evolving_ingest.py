@@ -14,6 +14,9 @@ from schemas.contract import read_contract
 from schemas.errors import UserError
 from schemas.snapshot import Snapshot, open_snapshot
 from spark_jobs.datasets import read_part
+from spark_jobs.hadoop_files import HadoopFiles
+from spark_jobs.jobs.profile_snapshot import describe
+from spark_jobs.profiling.reading import open_either
 from spark_jobs.spark_types import spark_schema
 from tests.spark.logs import run_ingest, write_contract, write_lines
 
@@ -65,6 +68,10 @@ def test_old_days_keep_their_files_and_are_read_with_wider_types_and_nulls_for_w
         (1, 5000, 0.5, ["a", "b"], 7.0, None),
         (9_000_000_000, 86_400_000, 0.25, None, 8.0, "tv"),
     ]
+    hadoop = HadoopFiles(spark)
+    (profiled,) = describe(spark, hadoop, open_either(hadoop, snapshot.url)).tables
+    present = {column.name: next(iter(column.groups.values())).rows for column in profiled.columns}
+    assert present == dict.fromkeys(("id", "at", "price", "tags", "count", "os"), 2)
     said = capsys.readouterr().out
     assert "ingest: events: column id was int32 and is int64 (compatible)" in said
     state = snapshot.manifest.store

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_jobs.transforms.histories import items_per_user, with_history, with_negatives
+from schemas.features import GAP_BUCKETS, NUM_RESERVED
+from spark_jobs.transforms.histories import blocks_by_popularity, items_per_user, with_history, with_negatives
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +56,33 @@ def test_events_at_one_moment_have_one_order_whatever_the_order_of_the_rows(spar
 def test_items_per_user_are_the_last_ones_oldest_first(spark: SparkSession) -> None:
     users = items_per_user(_events(spark, ROWS), length=3, name="recent")
     assert {row["user_id"]: row["recent"] for row in users.collect()} == {"u": [6, 8, 5], "v": [5, 9]}
+
+
+def test_gaps_say_how_long_before_the_event_each_item_of_the_history_was(spark: SparkSession) -> None:
+    rows = [(1, "u", 0, 5), (2, "u", 1_000, 6), (3, "u", 8_000, 7), (4, "u", 3_608_999, 8), (5, "u", 2**52, 9)]
+    events = with_history(_events(spark, rows), length=3, with_gaps=True)
+    # 3 + floor(log2(1 + seconds)): 1 s is 4, 7 s and 8 s are 6, an hour is 14, ten thousand years the last bucket.
+    assert _by_row(events, "history_gaps") == {
+        1: [0, 0, 0],
+        2: [0, 0, 4],
+        3: [0, 6, 6],
+        4: [14, 14, 14],
+        5: [GAP_BUCKETS - 1] * 3,
+    }
+    assert _by_row(events, "history")[4] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_negatives_by_popularity_come_as_often_as_count_to_the_alpha(spark: SparkSession, alpha: float) -> None:
+    counts = [1600, 400, 100, 100, 25, 25, 4, 4, 1, 1]  # by falling count, as vocabularies are
+    ends = blocks_by_popularity({count: counts.count(count) for count in counts}, alpha)
+    rows = spark.range(4_000).selectExpr("id AS row_id", "0 AS item_idx", "array(0) AS seen")
+    # One draw a row is kept, and nothing is left out: the share of each item is that of one draw.
+    drawn = with_negatives(rows, count=1, num_items=len(counts), seed=1, ends=ends)
+    found = Counter(row["negatives"][0] - NUM_RESERVED for row in drawn.collect())
+    for item, count in enumerate(counts):
+        share = count**alpha / sum(other**alpha for other in counts)
+        assert abs(found[item] / 4_000 - share) < 5 * (share / 4_000) ** 0.5 + 0.002, item
 
 
 def test_negatives_are_distinct_unseen_others_of_the_vocabulary_and_the_same_every_time(spark: SparkSession) -> None:

@@ -16,7 +16,7 @@ from schemas.errors import UserError
 from schemas.manifest import Manifest
 from schemas.snapshot import open_snapshot
 from spark_jobs.event_store import EventStore, claim
-from tests.spark.logs import run_ingest, write_click_log, write_lines
+from tests.spark.logs import run_ingest, write_click_log, write_film_log, write_lines
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +99,21 @@ def test_a_day_built_again_replaces_that_day_and_nothing_else(spark: SparkSessio
     assert first.store is not None
     assert second.store is not None
     assert first.store.tables == second.store.tables
+
+
+def test_a_day_built_again_leaves_items_and_users_as_they_are(spark: SparkSession, tmp_path: Path) -> None:
+    contract = write_film_log(tmp_path)
+    run_ingest(spark, contract, tmp_path / "raw", tmp_path / "out")
+    first = open_snapshot(str(tmp_path / "out"), kind="events").manifest
+    run_ingest(spark, contract, tmp_path / "raw", tmp_path / "out", day=DAYS[0])
+    second = open_snapshot(str(tmp_path / "out"), kind="events").manifest
+    assert first.store is not None
+    assert second.store is not None
+    assert second.store.version == 2
+    assert second.store.tables == first.store.tables
+    assert second.ledger == first.ledger
+    for part in ("items", "users"):
+        assert second.parts[part] == first.parts[part]
 
 
 @pytest.mark.parametrize("late", [b"u1,i,5", b"u1,i,5,"], ids=["the same row", "a bad row"])

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from schemas.errors import UserError
 from schemas.snapshot import Snapshot, open_snapshot
 from spark_jobs.databases import password_in
-from spark_jobs.text_files import lines_of
+from spark_jobs.text_files import BrokenFile, lines_of
 from tests.postgres import JDBC_JAR, Postgres, running_postgres
 from tests.spark.logs import run_ingest, write_click_log, write_contract, write_lines
 
@@ -151,6 +151,25 @@ def test_a_cut_off_gzip_file_is_named_and_nothing_is_published(spark: SparkSessi
     assert _ingest(spark, tmp_path).manifest.ledger.tables["events"].accepted == 20_000
 
 
+@pytest.mark.parametrize("damage", ["a byte", "the checksum", "no gzip at all"])
+def test_a_damaged_gzip_file_is_named_and_nothing_is_published(
+    spark: SparkSession, tmp_path: Path, damage: str
+) -> None:
+    write_click_log(tmp_path, [], path="clicks.csv.gz")
+    lines = [HEADER, *(f"u{i},i{i * 7919},{i}".encode() for i in range(20_000))]
+    content = bytearray(gzip.compress(b"\n".join(lines), compresslevel=1))
+    if damage == "a byte":
+        content[len(content) // 2] ^= 0xFF
+    elif damage == "the checksum":
+        content[-8] ^= 0xFF
+    else:
+        content = bytearray(b"\n".join(lines))
+    (tmp_path / "raw" / "clicks.csv.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"clicks\.csv\.gz"):
+        _ingest(spark, tmp_path)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_zstd_files_are_read_beside_plain_ones_line_by_line(spark: SparkSession, tmp_path: Path) -> None:
     write_click_log(tmp_path, [HEADER, b"u0,z,0"], path="clicks*")
     # A byte order mark, all three ends of lines, bytes that are no UTF-8, no end at the end; and a frame after a frame.
@@ -183,6 +202,10 @@ def test_a_cut_off_zstd_file_is_named_and_nothing_is_published(spark: SparkSessi
         assert not (tmp_path / "out" / "manifest.json").exists()
     (tmp_path / "raw" / "clicks.csv.zst").write_bytes(compressed)
     assert _ingest(spark, tmp_path).manifest.ledger.tables["events"].accepted == 400_000
+    with pytest.raises(BrokenFile, match=r"^nowhere://x/y\.zst cannot be opened \(.*nowhere.*\)\.$"):
+        next(lines_of("nowhere://x/y.zst"))
+    with pytest.raises(BrokenFile, match=r"z\.zst cannot be opened"):
+        next(lines_of(f"file:{tmp_path}/z.zst"))
 
 
 def test_files_with_odd_names_are_known_by_them(spark: SparkSession, tmp_path: Path) -> None:

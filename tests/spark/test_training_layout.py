@@ -22,7 +22,8 @@ from spark_jobs.training_layout import row_group_rows, training_layout, write_tr
         (10_000_000, 64, 0, 32_768),  # 8 a rank: 512 row groups of 19,531 or more
         (10_000_000, 2, 8_192, 131_072),  # 16 batches
         (1_000_000, 2, 5_000, 15_000),  # 64 row groups of 15,625 rows hold three batches each
-        (1_000, 4, 512, 512),  # a batch at least
+        (20_000, 1, 32, 1_024),  # whole batches, but no row group of a few hundred rows
+        (1_000, 4, 5_000, 5_000),  # a batch at least
     ],
 )
 def test_row_groups_fit_rows_ranks_and_batches(rows: int, ranks: int, batch_size: int, expected: int) -> None:
@@ -37,9 +38,9 @@ def test_files_are_even_random_samples_of_their_split(spark: SparkSession, tmp_p
         (F.col("id") % 7).cast("int").alias("tag"),
     )
     layout = training_layout({"train": 40_000, "test": 20_000}, rows_per_row_group=2_000)
-    assert layout.num_files == {"train": 5, "test": 2}  # of four row groups, or nearly
+    assert layout.num_files == {"train": 6, "test": 3}  # of four row groups, the last one not full
     write_training_layout(rows, HadoopFiles(spark), str(tmp_path), seed=3, layout=layout, sizes={"tag": 7})
-    for split, first, count, num_files in (("train", 0, 40_000, 5), ("test", 40_000, 20_000, 2)):
+    for split, first, count, num_files in (("train", 0, 40_000, 6), ("test", 40_000, 20_000, 3)):
         files = [pq.ParquetFile(path) for path in sorted((tmp_path / split).glob("*.parquet"))]
         sizes = [file.metadata.num_rows for file in files]
         assert len(files) == num_files
@@ -47,7 +48,8 @@ def test_files_are_even_random_samples_of_their_split(spark: SparkSession, tmp_p
         assert max(sizes) <= 1.1 * min(sizes)
         for file in files:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            assert all(group == 2_000 for group in groups[:-1])
+            assert groups[:3] == [2_000] * 3
+            assert len(groups) == 4
             table = file.read().to_pydict()
             assert [int(label) % 7 for label in table["label"]] == table["tag"]
             # Uniform labels: the mean of a file of n is within five standard errors, and of its first half too.

@@ -52,6 +52,7 @@ def test_a_file_is_read_as_spark_reads_it(tmp_path: Path) -> None:
         ({"profile": "yarn", "conf": ["spark.master=spark://h:1"]}, "spark://h:1", True),
         ({"profile": "yarn", "conf": ["spark.master=spark://h:1"], "master": "local[2]"}, "local[2]", False),
         ({"profile": "local"}, "local[*]", False),
+        ({"conf": ["spark.master=spark://h:1"]}, "spark://h:1", True),
     ],
 )
 def test_master_wins_over_conf_and_conf_over_the_profile(
@@ -60,15 +61,20 @@ def test_master_wins_over_conf_and_conf_over_the_profile(
     command = _command(monkeypatch, **options)
     assert command[command.index("--master") + 1] == master
     assert ("--py-files" in command) == ships_code
-    assert command[command.index("--properties-file") + 1] == str(profiles.find(options["profile"]))
+    if "profile" in options:
+        assert command[command.index("--properties-file") + 1] == str(profiles.find(options["profile"]))
 
 
 def test_a_local_job_gets_a_quarter_of_the_memory_unless_somebody_says_how_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.launch.os.sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4096}.get)
+    monkeypatch.setattr("pipelines.launch._CONTAINER_LIMITS", (tmp_path / "limit",))
     monkeypatch.delenv("SPARK_DRIVER_MEMORY", raising=False)
-    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    monkeypatch.delenv("SPARK_CONF_DIR", raising=False)
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    conf = tmp_path / "conf"
+    conf.mkdir()
 
     def memory(**options: object) -> list[str]:
         return [word for word in _command(monkeypatch, **options) if word.startswith("spark.driver.memory")]
@@ -76,11 +82,21 @@ def test_a_local_job_gets_a_quarter_of_the_memory_unless_somebody_says_how_much(
     assert memory() == memory(master="local[2]") == ["spark.driver.memory=3906m"]
     assert memory(conf=["spark.driver.memory=2g"]) == ["spark.driver.memory=2g"]
     assert memory(profile="local") == memory(master="yarn") == []
-    (tmp_path / "spark-defaults.conf").write_text("other.key 1\n# spark.driver.memory 1g\n", encoding="utf-8")
+    (conf / "spark-defaults.conf").write_text("other.key 1\n# spark.driver.memory 1g\n", encoding="utf-8")
     assert memory() == ["spark.driver.memory=3906m"]
-    (tmp_path / "spark-defaults.conf").write_text("spark.driver.memory\t9g\n", encoding="utf-8")
+    (conf / "spark-defaults.conf").write_text("spark.driver.memory\t9g\n", encoding="utf-8")
     assert memory() == []
-    (tmp_path / "spark-defaults.conf").unlink()
+    (conf / "spark-defaults.conf").unlink()
+    (conf / "spark-env.sh").write_text("# SPARK_DRIVER_MEMORY=1g\n", encoding="utf-8")
+    assert memory() == ["spark.driver.memory=3906m"]
+    (conf / "spark-env.sh").write_text("export SPARK_DRIVER_MEMORY=1g\n", encoding="utf-8")
+    assert memory() == []
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "elsewhere"))
+    assert memory() == ["spark.driver.memory=3906m"]
+    (tmp_path / "limit").write_text("max\n", encoding="utf-8")
+    assert memory() == ["spark.driver.memory=3906m"]
+    (tmp_path / "limit").write_text(f"{8 << 30}\n", encoding="utf-8")
+    assert memory() == ["spark.driver.memory=2048m"]
     monkeypatch.setenv("SPARK_DRIVER_MEMORY", "1g")
     assert memory() == []
 
