@@ -59,7 +59,10 @@ class HadoopFiles:
         )
 
     def first_line(self, url: str) -> bytes:
-        """The first line of a text file as Spark reads it: decompressed by its ending, without a byte order mark."""
+        """The first line of a text file as Spark reads it: decompressed by its ending, without a byte order mark.
+
+        UserError for a file that is not what its ending says, or cannot be read.
+        """
         path, fs = self._open(url)
         codec = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf).getCodec(path)
         stream = fs.open(path)
@@ -68,6 +71,8 @@ class HadoopFiles:
             text = self._jvm.org.apache.hadoop.io.Text()
             self._jvm.org.apache.hadoop.util.LineReader(stream).readLine(text, 1 << 20)
             return bytes(text.copyBytes()).removeprefix(codecs.BOM_UTF8)
+        except Py4JJavaError as error:
+            raise UserError(f"{url} cannot be read ({_reason(error)}): is it damaged? Nothing was published.") from None
         finally:
             stream.close()
 
