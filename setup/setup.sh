@@ -90,5 +90,5 @@ for rank in 0 1; do
     }
 done
 
-echo "$wanted" >"$stamp"
+fingerprint >"$stamp" # anew: Java may have come with the system packages
 echo "set up in $((SECONDS - began)) s: $venv"

@@ -41,7 +41,7 @@ def check_readable(hadoop: HadoopFiles, url: str) -> None:
 def read_lines(spark: SparkSession, hadoop: HadoopFiles, files: Sequence[str]) -> DataFrame:
     """One row per physical line: `line` (its bytes as they are, also where they are no UTF-8) and `file`."""
     zstd = [url for url in files if by_arrow(hadoop, url)]
-    plain = [url for url in files if url not in set(zstd)]
+    plain = list(files) if not zstd else sorted({*files} - {*zstd})
     frames = []
     if plain:
         text = spark.read.text(plain)
