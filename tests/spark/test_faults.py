@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -18,8 +20,11 @@ from pyspark.sql import SparkSession
 from pipelines.launch import ROOT
 from schemas.errors import UserError
 from schemas.manifest import Manifest
+from schemas.profile import PROFILE, Profile
 from schemas.snapshot import open_snapshot
 from spark_jobs.command_line import mistake_in
+from spark_jobs.jobs.images import ImagesConfig, images
+from spark_jobs.jobs.profile_snapshot import ProfileConfig, profile
 from tests.spark.cluster import QUICK_START, Cluster, kill_all, standalone_cluster, wait_for
 from tests.spark.logs import run_ingest, run_prepare, write_click_log
 
@@ -99,17 +104,73 @@ def test_executors_killed_in_ingest_change_nothing(cluster: Cluster, log: Path, 
     assert made.config_digest == here.config_digest, "which holds the checksum of every day's rows"
 
 
-def test_executors_killed_in_prepare_change_nothing(cluster: Cluster, log: Path, expected: Manifest) -> None:
-    job = cluster.start(
-        "prepare", "--events", f"{log}/events", "--out", f"{log}/snapshot-killed", *SPLIT, conf=READABLE
-    )
-    steps = ["vocabularies and moments", "train", "items and users"]
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["vocabularies and moments", "train", "items and users"],
+        ["statistics of the splits", "valid and test", "check of what was written"],
+    ],
+    ids=["odd steps", "even steps"],
+)
+def test_executors_killed_in_prepare_change_nothing(
+    steps: list[str], cluster: Cluster, log: Path, expected: Manifest, tmp_path: Path
+) -> None:
+    job = cluster.start("prepare", "--events", f"{log}/events", "--out", f"{tmp_path}/killed", *SPLIT, conf=READABLE)
     code, said = _kill_an_executor_in_each(cluster, job, steps)
     assert code == 0, said
-    made = _manifest(log / "snapshot-killed")
+    made = _manifest(tmp_path / "killed")
     assert made.content_sums == expected.content_sums
     assert made.row_id_sums == expected.row_id_sums
     assert made.ledger == expected.ledger
+
+
+def test_executors_killed_in_images_change_nothing(cluster: Cluster, spark: SparkSession, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    for number in range(120):
+        path = tmp_path / "photos" / f"class {number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), noise.integers(0, 256, (96, 96, 3), np.uint8))
+    given = ImagesConfig(images=(str(tmp_path / "photos"),), out=str(tmp_path / "here"), size=64)
+    images(spark, given)
+    arguments = ["--images", f"{tmp_path}/photos", "--size", "64", "--out", f"{tmp_path}/killed"]
+    job = cluster.start("images", *arguments, conf=(*READABLE, f"spark.pyspark.python={sys.executable}"))
+    steps = [
+        "images decoded and fitted",
+        "duplicates, classes and splits",
+        "train, valid and test",
+        "check of what was written",
+    ]
+    code, said = _kill_an_executor_in_each(cluster, job, steps)
+    assert code == 0, said
+    made, here = _manifest(tmp_path / "killed"), _manifest(tmp_path / "here")
+    assert made.content_sums == here.content_sums
+    assert made.ledger == here.ledger
+
+
+def test_executors_killed_in_profile_change_nothing(
+    cluster: Cluster, log: Path, expected: Manifest, spark: SparkSession, tmp_path: Path
+) -> None:
+    profile(spark, ProfileConfig(folder=f"{log}/events", out=f"{tmp_path}/here"))
+    job = cluster.start("profile", f"{log}/events", "--out", f"{tmp_path}/killed", conf=READABLE)
+    code, said = _kill_an_executor_in_each(cluster, job, ["events: sketches and counts", "refused rows"])
+    assert code == 0, said
+    made, here = (
+        Profile.model_validate_json((tmp_path / name / PROFILE).read_text(encoding="utf-8"))
+        for name in ("killed", "here")
+    )
+    assert _exact(made) == _exact(here)
+    assert made.quarantine == here.quarantine
+    assert made.findings == here.findings
+
+
+def _exact(profile: Profile) -> dict[tuple[str, str], list[float | None]]:
+    """What no sketch is asked for: which bins and values one picks depends on the order in which tasks end."""
+    return {
+        (table.name, column.name): [of.values, of.nulls, of.min, of.max, sum(of.counts)]
+        for table in profile.tables
+        for column in table.columns
+        for of in column.groups.values()
+    }
 
 
 @pytest.mark.parametrize("moment", ["before the manifest", "after the manifest"])
