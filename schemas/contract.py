@@ -287,6 +287,15 @@ class Contract(Strict):
         if table.the(role).type != self.events.the(role).type:
             raise ValueError(f"{role}s: the {role} column must have the type it has in events")
 
+    @property
+    def labels(self) -> dict[str, Column]:
+        """What came of an event, by its column's name in a snapshot: the first is `label`, others `label_<name>`.
+
+        Null, where a column allows it, is not known: NaN in a snapshot, and of no weight in training and metrics.
+        """
+        columns = self.events.with_role("label")
+        return {"label" if place == 0 else f"label_{column.name}": column for place, column in enumerate(columns)}
+
     def tables(self) -> dict[TableName, Table]:
         return {name: table for name in TABLES if (table := getattr(self, name)) is not None}
 

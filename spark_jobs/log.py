@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from schemas.contract import Contract, Role, Table, TableName
+from schemas.contract import Column, Contract, Role, Table, TableName
 from schemas.errors import UserError
 from schemas.event_store import NO_DAY
 from schemas.feature_set import FeatureSet, column_name, owner, parts, sources
@@ -21,7 +22,6 @@ from spark_jobs.transforms.event_days import DAY_MS, number_of
 from spark_jobs.transforms.splits import SplitPolicy, settled, with_split
 from spark_jobs.transforms.versions import VALID_FROM, with_entity_columns
 
-MEASURES: tuple[Role, ...] = ("label", "weight", "propensity")
 _OWN_NAMES: dict[Role, str] = {"user": "user_id", "item": "item_id", "event_time": "event_time_ms"}
 # Names that preparation gives to columns of its own beside those of each table.
 _TAKEN: dict[TableName, set[str]] = {
@@ -56,8 +56,12 @@ class Log:
         return len(self.ids) == 2
 
     @property
+    def labels(self) -> list[str]:
+        return [*self.contract.labels]
+
+    @property
     def measures(self) -> list[str]:
-        return [role for role in MEASURES if self.contract.events.with_role(role)]
+        return [*_measures(self.contract)]
 
 
 def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
@@ -66,7 +70,7 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
         name, column = parts(source)
         table = contract.tables()[name]
         role = table.column(column).role
-        if column in _TAKEN[name] and role not in (*_OWN_NAMES, "title"):
+        if column in _TAKEN[name] | {*contract.labels} and role not in (*_OWN_NAMES, "title"):
             raise UserError(
                 f"contract {contract.name}: {name}.{column}: a snapshot has a column of this name already. "
                 f"Name it otherwise, with `source: {table.column(column).raw_name}`, and ingest again."
@@ -77,6 +81,8 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
     has = {role: bool(contract.events.with_role(role)) for role in ("user", "item", "label")}
     if any(feature.kind == "rate" for feature in wanted.features) and not has["label"]:
         raise UserError(f"feature set {wanted.name}: a rate is a mean of labels, and {contract.name} has no label.")
+    if any(feature.kind == "rate" for feature in wanted.features) and contract.labels["label"].nullable:
+        raise UserError(f"feature set {wanted.name}: a rate is a mean of labels, and {contract.name}'s can be null.")
     if policy.kind != "time" and not has["user"]:
         raise UserError(f"{contract.name} has no users: split it by time, for example --split time:0.8,0.1,0.1.")
     if wanted.history_gaps and not (has["user"] and has["item"] and policy.query_grain == "event"):
@@ -154,7 +160,7 @@ def _read_events(
         for column in table.with_role(role)
     ]
     measures = [
-        F.col(column.name).cast("float").alias(role) for role in MEASURES for column in table.with_role(role)[:1]
+        _measure(column).alias(name) for name, column in _measures(parent.manifest.contract).items()
     ]
     own = {parts(source)[1] for source in columns if parts(source)[0] == "events"}
     plain = [column.name for column in table.columns if column.name in own and column.role not in _OWN_NAMES]
@@ -165,6 +171,17 @@ def _read_events(
         *measures,
         *plain,
     )
+
+
+def _measures(contract: Contract) -> dict[str, Column]:
+    """What is known of an event afterwards, and how much it counts: labels, weight, propensity, by their names here."""
+    roles: tuple[Role, ...] = ("weight", "propensity")
+    return contract.labels | {role: column for role in roles for column in contract.events.with_role(role)[:1]}
+
+
+def _measure(column: Column) -> SparkColumn:
+    value = F.col(column.name).cast("float")
+    return F.coalesce(value, F.lit(float("nan")).cast("float")) if column.nullable else value
 
 
 def _read_entities(

@@ -140,13 +140,13 @@ def statistics_of(log: Log) -> Statistics:
     who = [
         F.approx_count_distinct(f"{name}_id").alias(f"{name}s_about") for name in ("user", "item") if name in log.ids
     ]
-    label = [F.avg("label").alias("mean_label")] if "label" in log.measures else []
+    labels = [F.avg(F.nanvl(F.col(name), F.lit(None))).alias(f"mean_{name}") for name in log.labels]
     stock = log.events.groupBy("split").agg(
         F.count("*").alias("rows"),
         *who,
         F.min("event_time_ms").alias("first_event_time_ms"),
         F.max("event_time_ms").alias("last_event_time_ms"),
-        *label,
+        *labels,
     )
     return {row["split"]: {k: v for k, v in row.asDict().items() if k != "split"} for row in stock.collect()}
 

@@ -114,7 +114,7 @@ def is_ordinary(column: ColumnProfile) -> bool:
 
 
 def _about_leaks(table: TableProfile, column: ColumnProfile, first: str) -> Iterator[Finding]:
-    if column.name == table.label or column.role in ("user", "item", "weight", "propensity"):
+    if column.name == table.label or column.role in ("user", "item", "label", "weight", "propensity"):
         return
     figures = column.groups[first]
     strength = max((figures.label_pearson or 0.0) ** 2, figures.label_correlation_ratio or 0.0)

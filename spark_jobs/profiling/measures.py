@@ -136,6 +136,8 @@ def _profiled(
 
 
 def _contract_column(name: str, table: str, contract: Contract, feature: Feature | None) -> Column | None:
+    if feature is None and name in contract.labels:
+        return contract.labels[name]
     owner: TableName | None = getattr(feature, "owner", None)
     wanted = getattr(feature, "source", None) if feature is not None else name
     roles = {

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from schemas.features import IndexFeature, IndicesFeature, NumberFeature
 from schemas.snapshot import Snapshot, open_snapshot
-from tests.spark.logs import run_ingest, run_prepare, write_click_log
+from tests.spark.logs import run_ingest, run_prepare, write_click_log, write_contract, write_lines
 
 pytestmark = pytest.mark.slow
 
@@ -238,3 +238,27 @@ def test_row_groups_and_files_are_as_many_as_asked_for(random_split: Snapshot) -
         assert all(rows == 5 for rows in file.row_groups[:-1])
         assert 0 < file.row_groups[-1] <= 5
     assert sum(file.rows for file in files) == 36
+
+
+def test_labels_after_the_first_have_columns_of_their_own_and_null_is_no_number(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    lines = [f"u{n % 3},i{n % 2},{n},{n % 2},{'' if n % 5 == 0 else n % 3 % 2}".encode() for n in range(10)]
+    write_lines(tmp_path / "raw" / "clicks.csv", [b"user,item,time,click,like", *lines])
+    label = {"type": "int32", "role": "label", "one_of": ["0", "1"]}
+    columns = [
+        {"name": "user", "type": "string", "role": "user", "meaning": "who"},
+        {"name": "item", "type": "string", "role": "item", "meaning": "what"},
+        {"name": "time", "type": "timestamp_ms", "role": "event_time", "meaning": "when"},
+        {"name": "click", "meaning": "clicked", **label},
+        {"name": "like", "meaning": "liked, where asked", "nullable": True, **label},
+    ]
+    events = {"source": {"path": "clicks.csv", "delimiter": ","}, "key": ["time"], "columns": columns}
+    contract = write_contract(tmp_path, {"name": "clicks", "meaning": "clicks", "events": events})
+    run_ingest(spark, contract, tmp_path / "raw", tmp_path / "events")
+    run_prepare(spark, tmp_path / "events", tmp_path / "snapshot")
+    snapshot = open_snapshot(str(tmp_path / "snapshot"))
+    assert _column(snapshot, "label") == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    liked = [None if math.isnan(value) else value for value in _column(snapshot, "label_like")]
+    assert liked == [None, 1, 0, 0, 1, None, 0, 1, 0, 0]
+    assert snapshot.manifest.statistics["train"]["mean_label_like"] == pytest.approx(2 / 4)
