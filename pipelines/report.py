@@ -64,6 +64,7 @@ def metrics_table(evaluations: dict[str, RunEvaluation], *, best: str) -> Table:
     table.add_column("model")
     for name in SHOWN_METRICS:
         table.add_column(name, justify="right")
+    assert first.popularity is not None, "the models of this table are retrievers"
     rows = {"popularity": first.popularity.full} | {name: found.model.full for name, found in evaluations.items()}
     for name, values in rows.items():
         table.add_row(

@@ -13,17 +13,20 @@ BUNDLE = "bundle.json"
 
 
 class SplitMetrics(Strict):
-    """Metrics of one split, by full ranking and among the given negatives."""
+    """Metrics of one split: of a retriever by full ranking and among the given negatives, of a ranker by head."""
 
     num_rows: int
-    num_queries: int
     row_id_sum: int
-    full: dict[str, float]
-    sampled: dict[str, float]
+    num_queries: int = 0
+    full: dict[str, float] = {}
+    sampled: dict[str, float] = {}
+    heads: dict[str, dict[str, float]] = {}
+    """By label, as the snapshot names it."""
 
 
 class BundleManifest(Strict):
-    """Beside `model.safetensors` (weights) and `items.parquet` (item_idx, item_id, title, count)."""
+    """Beside `model.safetensors` (weights), embedding tables by rows, and `items.parquet` (item_idx, item_id, title,
+    count) where the log has items."""
 
     created_at: str
     code_version: str
@@ -39,10 +42,10 @@ class BundleManifest(Strict):
 
 
 class RunEvaluation(Strict):
-    """A run's model on a split, with the popularity baseline beside it."""
+    """A run's model on a split; beside a retriever, the popularity baseline."""
 
     split: str
     snapshot: Parent
     query_grain: QueryGrain
     model: SplitMetrics
-    popularity: SplitMetrics
+    popularity: SplitMetrics | None = None

@@ -6,7 +6,7 @@ import hashlib
 import json
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -56,37 +56,43 @@ def parse_model(model: type[M], raw: Any, *, where: str) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(model, fault) for fault in error.errors()]
+        faults = [_fault(model, raw, fault) for fault in error.errors()]
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise UserError(f"{where}: {'; '.join(faults[:3])}{more}") from None
 
 
-def _fault(model: type[BaseModel], fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
+def _fault(model: type[BaseModel], raw: Any, fault: Any) -> str:
+    place = ".".join(str(part) for part in _written(raw, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         known = _keys_at(model, fault["loc"][:-1])
         return f"unknown key {place!r}{nearest(str(fault['loc'][-1]), known)}"
     return f"{place or 'the file'}: {fault['msg'].removeprefix('Value error, ')}"
 
 
-def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that the model at this place knows, found by following field names through the types."""
-    current: type[BaseModel] = model
-    for part in loc:
-        if isinstance(part, int) or part not in current.model_fields:
+def _written(raw: Any, loc: tuple[Any, ...]) -> list[Any]:
+    """The place as it stands in the file: pydantic also names which kind of several it took a mapping for."""
+    kept = []
+    for part in loc[:-1]:
+        if isinstance(raw, dict) and part not in raw:
             continue
-        inner = _model_in(current.model_fields[part].annotation)
-        if inner is None:
-            return []
-        current = inner
-    return list(current.model_fields)
+        kept.append(part)
+        raw = raw[part] if isinstance(raw, dict | list | tuple) else raw
+    return [*kept, *loc[-1:]]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """The keys that are known at this place, found by following field names and kinds through the types."""
+    current = [model]
+    for part in loc:
+        inner = [
+            one for of in current if part in of.model_fields for one in _models_in(of.model_fields[part].annotation)
+        ]
+        kinds = [of for of in current if any(part in get_args(field.annotation) for field in of.model_fields.values())]
+        current = inner or kinds or current
+    return sorted({key for one in current for key in one.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]

@@ -46,11 +46,17 @@ def split_table(num_rows: int, *, first_id: int, held_out: bool, seed: int = 0) 
 
     required = {"nullable": False}
     lists = pa.list_(pa.field("element", pa.int32(), nullable=False))
+    item = items_of(user, 1)[:, 0]
+    clicked = random.random(num_rows) < np.where((user + item) % 3 == 0, 0.8, 0.2)
+    liked = np.where(clicked, random.random(num_rows) < 0.5, False).astype(np.float32)
+    liked[::7] = np.nan  # not asked
     columns = {
         "row_id": pa.array(np.arange(first_id, first_id + num_rows, dtype=np.int64)),
         "user_idx": pa.array((user + NUM_RESERVED).astype(np.int32)),
-        "item_idx": pa.array(items_of(user, 1)[:, 0]),
+        "item_idx": pa.array(item),
         "event_time_ms": pa.array(np.arange(num_rows, dtype=np.int64)),
+        "label": pa.array(clicked.astype(np.float32)),
+        "label_like": pa.array(liked),
         "user_age": pa.array(random.normal(size=num_rows).astype(np.float32)),
         "history": pa.array(list(items_of(user, HISTORY)), lists),
     }

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from training.embeddings.files import load_tables, save_tables, tables_of
+from training.ranks import Ranks
+
 WEIGHTS, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.pt", "progress.json"
 
 
@@ -59,11 +62,26 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Write this epoch's checkpoint, then let go of those that are neither the last nor the best."""
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, ranks: Ranks) -> None:
+        """Write this epoch's checkpoint, then let go of those that are neither the last nor the best.
+
+        Rank 0 writes; of embedding tables every rank writes its share, so all ranks call this.
+        """
         epoch = progress.epochs_done - 1
-        draft = self.folder / f".draft-{uuid.uuid4().hex}"
-        draft.mkdir(parents=True)
+        draft = self.folder / f".draft-{epoch:05d}"
+        if ranks.rank == 0:
+            if draft.exists():
+                shutil.rmtree(draft)
+            draft.mkdir(parents=True)
+        if tables_of(model):
+            ranks.sum(torch.zeros(1), "checkpoint_begun")
+            save_tables(draft, model, ranks)
+            ranks.sum(torch.zeros(1), "tables_written")
+        if ranks.rank == 0:
+            self._publish(draft, model, optimizer, progress)
+
+    def _publish(self, draft: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        epoch = progress.epochs_done - 1
         save_weights(draft / WEIGHTS, model)
         torch.save(optimizer.state_dict(), draft / OPTIMIZER)
         write_json(draft / PROGRESS, progress.model_dump())
@@ -86,11 +104,12 @@ class Checkpoints:
         if folder is None:
             return Progress()
         load_weights(folder / WEIGHTS, model)
+        load_tables(folder, model)
         optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
         return Progress.model_validate_json((folder / PROGRESS).read_text(encoding="utf-8"))
 
-    def best_weights(self, progress: Progress) -> Path:
-        return self._of(progress.best_epoch) / WEIGHTS
+    def best(self, progress: Progress) -> Path:
+        return self._of(progress.best_epoch)
 
     def _of(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch:05d}"

@@ -8,12 +8,12 @@ Legend: B rows of a batch, D embedding width, N items that can be recommended, K
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.bundle import SplitMetrics
 from schemas.features import NUM_RESERVED
 from schemas.ledger import ROW_ID_MODULUS
 from training.batch import Batch, Ragged
@@ -22,17 +22,6 @@ from training.models.retriever import Retriever
 from training.ranks import Ranks
 
 HELD_OUT_COLUMNS = ("row_id", "query_id", "item_idx", "seen", "negatives")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Metrics of one split; `full` ranks all items but those seen, `sampled` the row's given negatives."""
-
-    full: dict[str, float]
-    sampled: dict[str, float]
-    num_rows: int
-    num_queries: int
-    row_id_sum: int
 
 
 @torch.no_grad()
@@ -44,12 +33,13 @@ def evaluate(
     num_items: int,
     ks: Sequence[int],
     device: torch.device,
-) -> Evaluation:
+) -> SplitMetrics:
     """Rank every row of the batches, on all ranks together.
 
     Items that the user has seen are left out of the full ranking, the row's own item never; ties go to the lower
     index. An item that was not in train cannot be recommended: it counts as relevant and as missed.
-    Coverage@k is the share of items that stand within anyone's first k.
+    `full` ranks all items but those seen, `sampled` the row's given negatives. Coverage@k is the share of items that
+    stand within anyone's first k.
     """
     item_idx_N = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=device)
     items_ND = model.items(item_idx_N)
@@ -76,7 +66,7 @@ def evaluate(
     coverage = (ranks.sum(listed, "listed") > 0).float().mean(1)
     full_metrics = ranking_metrics(every_query, every_full, ks)
     full_metrics |= {f"coverage@{k}": float(share) for k, share in zip(ks, coverage, strict=True)}
-    return Evaluation(
+    return SplitMetrics(
         full=full_metrics,
         sampled=ranking_metrics(every_query, every_sampled, ks),
         num_rows=len(every_query),

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from schemas.bundle import SplitMetrics
+from schemas.errors import UserError
 from schemas.ledger import ROW_ID_MODULUS, check_rows_seen
 from schemas.snapshot import Snapshot
 from training.batch import Batch
-from training.catalogue import Catalogue
 from training.checkpoint import Progress
-from training.evaluation import HELD_OUT_COLUMNS, Evaluation, evaluate
 from training.feed import Feed
-from training.losses import ItemSampler, bpr, counted, sampled_softmax
-from training.models.retriever import Retriever
-from training.ranks import Ranks
+from training.optimizers import Optimizers
+from training.ranks import GradientSum, Ranks
 from training.reader import open_part
 from training.recipe import Recipe
 from training.run_folder import RunFolder
+from training.task import Task
 
 _SECONDS_BETWEEN_PROGRESS_LINES = 10.0
 
@@ -42,36 +40,24 @@ class EpochResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A model, its data and its ranks."""
+    """A task, its data and its ranks."""
 
-    model: nn.Module
+    task: Task
     snapshot: Snapshot
-    catalogue: Catalogue
     recipe: Recipe
     ranks: Ranks
     device: torch.device
     say: Callable[[str], None]
 
-    @property
-    def retriever(self) -> Retriever:
-        return cast(Retriever, self.model)
-
-    @cached_property
-    def sampler(self) -> ItemSampler:
-        counts = self.catalogue.counts.to(self.device)
-        return ItemSampler(counts, self.recipe.loss.sampling_exponent, seed=self.recipe.seed)
-
     def train(self, run: RunFolder) -> Progress:
         """Train until the epochs or the patience are spent, going on from the run's last checkpoint."""
-        base = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.recipe.optimizer.learning_rate,
-            weight_decay=self.recipe.optimizer.weight_decay,
-        )
-        progress = run.checkpoints.resume(self.model, base)
-        self.ranks.start_alike(self.model, base)
-        optimizer = self.ranks.summing(base, self.model)
-        feed = self.feed("train", (*self.retriever.columns, "row_id", "item_idx"))
+        model = self.task.model
+        optimizers = Optimizers(model, self.recipe.optimizer)
+        progress = run.checkpoints.resume(model, optimizers.dense)
+        self._agree_on(progress, run)
+        self.ranks.start_alike(model)
+        gradients = self.ranks.summing(model)
+        feed = self.feed("train", ("row_id", *self.task.columns))
         leads = self.ranks.rank == 0
         with ExitStack() as stack:
             if leads:
@@ -79,32 +65,48 @@ class Trainer:
                 board = stack.enter_context(SummaryWriter(str(run.path / "tensorboard")))
             while not progress.is_over(epochs=self.recipe.epochs, patience=self.recipe.patience):
                 epoch = progress.epochs_done
-                result = self.train_epoch(feed, optimizer, epoch)
+                result = self.train_epoch(feed, optimizers, gradients, epoch)
                 valid = self.evaluate("valid")
-                value = valid.full[self.recipe.chosen_by]
-                progress = progress.with_epoch(epoch, value)
+                value = self.task.chosen(valid)
+                if math.isnan(value):
+                    raise UserError(
+                        f"valid has no {self.recipe.chosen_by}: its {valid.num_rows:,} rows are too few, or their "
+                        "labels all of one class. Give chosen_by another metric, or prepare with a larger valid."
+                    )
+                progress = progress.with_epoch(epoch, value if self.task.more_is_better else -value)
                 self._report(epoch, result, valid, is_best=progress.best_epoch == epoch)
                 if leads:
-                    run.append_metrics({"epoch": epoch, **asdict(result), "valid": asdict(valid)})
-                    for name, number in {"loss": result.loss, **valid.full}.items():
+                    run.append_metrics({"epoch": epoch, **asdict(result), "valid": valid.model_dump()})
+                    for name, number in {"loss": result.loss, **self.task.scalars(valid)}.items():
                         board.add_scalar(name, number, epoch)
-                    run.checkpoints.save(self.model, base, progress)
+                run.checkpoints.save(model, optimizers.dense, progress, self.ranks)
         return progress
 
-    def train_epoch(self, feed: Feed, optimizer: torch.optim.Optimizer, epoch: int) -> EpochResult:
+    def _agree_on(self, progress: Progress, run: RunFolder) -> None:
+        """Every rank reads the checkpoint itself, and so the optimizer's state; those of a host that lacks it would
+        wait for steps that the others have done."""
+        epochs = self.ranks.gather(np.array([progress.epochs_done]), "epochs_done")
+        if len({*epochs.tolist()}) > 1:
+            raise UserError(
+                f"the ranks found different checkpoints in {run.path} (epochs done: {epochs.tolist()}): "
+                "give --run a folder that all hosts share."
+            )
+
+    def train_epoch(self, feed: Feed, optimizers: Optimizers, gradients: GradientSum, epoch: int) -> EpochResult:
         """One pass over the feed; raises LedgerError unless the ranks together saw each row of train once."""
-        self.model.train()
+        self.task.model.train()
         began = time.monotonic()
         totals = torch.zeros(3, dtype=torch.float64)  # loss, rows, row ids (each sum below 2 ** 53: exact)
         for batch in self._with_progress(feed, epoch):
             # All a rank draws at random (dropout) depends on its place in the run alone: a resumed run draws the same.
             torch.manual_seed(_seed_of(self.recipe.seed, epoch, batch.step, self.ranks.rank))
             moved = batch.to(self.device)
-            optimizer.zero_grad()
-            loss = self.loss_sum(moved, epoch)
+            optimizers.zero_grad()
+            loss = self.task.loss_sum(moved, epoch)
             # A share of the global mean: summed over the ranks this is the gradient of one large batch.
             (loss / batch.global_rows).backward()
-            optimizer.step()
+            gradients.wait()
+            optimizers.step()
             totals[0] += float(loss.detach())
             totals[1] += batch.num_rows
             totals[2] = (totals[2] + float((batch["row_id"] % ROW_ID_MODULUS).sum() % ROW_ID_MODULUS)) % ROW_ID_MODULUS
@@ -118,40 +120,12 @@ class Trainer:
         )
         return EpochResult(loss=loss_sum / rows, rows=int(rows), seconds=round(time.monotonic() - began, 3))
 
-    def loss_sum(self, batch: Batch, epoch: int) -> Tensor:
-        """The loss summed over the rank's rows; every parameter gets a gradient, even where there are none."""
-        if batch.num_rows == 0:
-            return torch.stack([(parameter * 0).sum() for parameter in self.model.parameters()]).sum()
-        return counted(self._loss(batch, epoch), batch).sum()
-
-    def _loss(self, batch: Batch, epoch: int) -> Tensor:
-        """One value a row."""
-        settings = self.recipe.loss
-        if settings.name == "bpr":
-            return bpr(self.retriever, batch, self.sampler, l2=settings.l2, epoch=epoch)
-        return sampled_softmax(
-            self.retriever,
-            batch,
-            self.sampler,
-            num_sampled=settings.num_sampled,
-            epoch=epoch,
-            temperature=settings.temperature,
-        )
-
-    def evaluate(self, split: str, model: Retriever | None = None) -> Evaluation:
-        """Metrics of a split, of the trained model or of another; raises LedgerError unless every row was ranked."""
-        retriever = model or self.retriever
-        self.model.eval()
-        columns = tuple(dict.fromkeys((*retriever.columns, *HELD_OUT_COLUMNS)))
-        feed = self.feed(split, columns, shuffle=False)
-        result = evaluate(
-            retriever,
-            (batch.to(self.device) for batch in feed),
-            self.ranks,
-            num_items=self.catalogue.num_items,
-            ks=self.recipe.ks,
-            device=self.device,
-        )
+    def evaluate(self, split: str, task: Task | None = None) -> SplitMetrics:
+        """Metrics of a split, of what is trained or of another; raises LedgerError unless every row was judged."""
+        task = task or self.task
+        task.model.eval()
+        feed = self.feed(split, task.held_out_columns, shuffle=False)
+        result = task.evaluate(batch.to(self.device) for batch in feed)
         check_rows_seen(
             split,
             expected_rows=self.snapshot.manifest.rows(split),
@@ -186,11 +160,11 @@ class Trainer:
                 left = (now - began) * (1 - done) / done
                 self.say(f"epoch {epoch}: step {batch.step + 1} of {num_steps} ({done:.0%}), {left:.0f} s left")
 
-    def _report(self, epoch: int, result: EpochResult, valid: Evaluation, *, is_best: bool) -> None:
+    def _report(self, epoch: int, result: EpochResult, valid: SplitMetrics, *, is_best: bool) -> None:
         chosen, best = self.recipe.chosen_by, " (best)" if is_best else ""
         speed = result.rows / result.seconds
         self.say(
-            f"epoch {epoch}: loss {result.loss:.4f}, valid {chosen} {valid.full[chosen]:.4f}{best}, "
+            f"epoch {epoch}: loss {result.loss:.4f}, valid {chosen} {self.task.chosen(valid):.4f}{best}, "
             f"{result.rows:,} rows in {result.seconds:.1f} s ({speed:,.0f} rows/s)"
         )
 

@@ -12,10 +12,14 @@ from schemas.errors import UserError
 from schemas.settings import Strict, parse_model, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
+CHOOSING = {"auc": True, "gauc": True, "log_loss": False, "normalised_entropy": False}
+"""Metrics by which a ranker's best epoch can be chosen, and whether more is better."""
+
+Layers = tuple[Annotated[int, Field(gt=0)], ...]
 
 
 class ModelSettings(Strict):
-    """Which model, and its sizes that the data does not decide."""
+    """Which retriever, and its sizes that the data does not decide."""
 
     name: Literal["two_tower", "matrix_factorisation", "sasrec"]
     width: Annotated[int, Field(gt=0)] = 64
@@ -34,6 +38,26 @@ class ModelSettings(Strict):
     """SASRec: attention heads; the width must be a multiple."""
 
 
+class RankerSettings(Strict):
+    """Which ranker, and its sizes that the data does not decide."""
+
+    name: Literal["dlrm", "dcn_v2"]
+    width: Annotated[int, Field(gt=0)] = 16
+    """Of every embedding."""
+    bottom: Layers = (64,)
+    """DLRM: hidden layers over the numbers; a last one of the embeddings' width follows."""
+    top: Layers = (128, 64)
+    """Hidden layers over the interactions (DLRM), or of the deep part (DCN-v2)."""
+    cross_layers: Annotated[int, Field(ge=0)] = 3
+    """DCN-v2."""
+    cross_rank: Annotated[int, Field(ge=0)] = 0
+    """DCN-v2: rank of the cross layers' matrices; 0 for full ones."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """After each hidden layer of `top`."""
+    tables: Literal["auto", "replicated", "sharded"] = "auto"
+    """Where embedding tables lie: each where the planner finds it cheaper, or all in one way."""
+
+
 class LossSettings(Strict):
     """How a row is compared with the items that were not chosen."""
 
@@ -48,18 +72,28 @@ class LossSettings(Strict):
     """BPR: regularisation of the vectors that a row touches."""
 
 
+class HeadsSettings(Strict):
+    """Binary cross-entropy of a head for each label, summed with these weights."""
+
+    name: Literal["binary_cross_entropy"]
+    heads: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = {"label": 1.0}
+    """Weight by label, as the snapshot names them; the first is the one that `chosen_by` looks at."""
+
+
 class OptimizerSettings(Strict):
-    """AdamW (Loshchilov and Hutter 2019)."""
+    """AdamW (Loshchilov and Hutter 2019); row-wise Adagrad for a ranker's tables."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    table_learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    """Of the embedding tables of a ranker."""
 
 
 class Recipe(Strict):
     """A whole training run, apart from the snapshot and the ranks."""
 
-    model: ModelSettings
-    loss: LossSettings
+    model: Annotated[ModelSettings | RankerSettings, Field(discriminator="name")]
+    loss: Annotated[LossSettings | HeadsSettings, Field(discriminator="name")]
     optimizer: OptimizerSettings = OptimizerSettings()
     batch_size_per_rank: Annotated[int, Field(gt=0)] = 512
     epochs: Annotated[int, Field(gt=0)] = 50
@@ -76,7 +110,12 @@ def read_recipe(name_or_path: str, overrides: list[str]) -> Recipe:
     for override in overrides:
         _set(raw, override)
     recipe = parse_model(Recipe, raw, where=where)
-    metrics = [f"{metric}@{k}" for metric in ("recall", "ndcg", "hr", "mrr") for k in recipe.ks]
+    ranks_clicks = isinstance(recipe.model, RankerSettings)
+    if ranks_clicks != isinstance(recipe.loss, HeadsSettings):
+        fits = "binary_cross_entropy" if ranks_clicks else "sampled_softmax or bpr"
+        raise UserError(f"{where}: model {recipe.model.name} learns by {fits}, not by {recipe.loss.name}.")
+    retrieval = [f"{metric}@{k}" for metric in ("recall", "ndcg", "hr", "mrr") for k in recipe.ks]
+    metrics = [*CHOOSING] if ranks_clicks else retrieval
     if recipe.chosen_by not in metrics:
         raise UserError(f"{where}: chosen_by {recipe.chosen_by!r} is none of {', '.join(metrics)}.")
     return recipe

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from torch import nn
 
 from schemas.bundle import BUNDLE, BundleManifest, RunEvaluation
 from schemas.errors import UserError
 from training.bundle import ITEMS
 from training.catalogue import Catalogue
-from training.checkpoint import WEIGHTS, Checkpoints, save_weights, write_json
+from training.checkpoint import WEIGHTS, Checkpoints, write_json
+from training.embeddings.files import table_files
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 
@@ -94,12 +94,14 @@ class RunFolder:
     def _evaluation_path(self, split: str) -> Path:
         return self.path / f"evaluation-{split}.json"
 
-    def publish_bundle(self, model: nn.Module, catalogue: Catalogue, manifest: BundleManifest) -> None:
-        """Write the bundle whole or not at all."""
+    def publish_bundle(self, checkpoint: Path, catalogue: Catalogue | None, manifest: BundleManifest) -> None:
+        """Write the bundle of a checkpoint whole or not at all."""
         draft = self.path / f".bundle-{uuid.uuid4().hex}"
         draft.mkdir()
-        save_weights(draft / WEIGHTS, model)
-        pq.write_table(catalogue.table, draft / ITEMS)
+        for file in (checkpoint / WEIGHTS, *table_files(checkpoint)):
+            shutil.copyfile(file, draft / file.name)
+        if catalogue is not None:
+            pq.write_table(catalogue.table, draft / ITEMS)
         write_json(draft / BUNDLE, manifest.model_dump(mode="json"))
         if self.bundle.exists():
             shutil.rmtree(self.bundle)

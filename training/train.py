@@ -14,14 +14,14 @@ from schemas.programs import Parser
 from schemas.snapshot import Snapshot, open_snapshot
 from schemas.storage import absolute
 from schemas.version import code_version, now_utc
-from training.catalogue import read_catalogue
-from training.checkpoint import Progress, load_weights
+from training.checkpoint import Progress
+from training.embeddings.files import tables_of
 from training.loop import Trainer
-from training.models.build import build_model
 from training.programs import device, run, speaker
 from training.ranks import OneRank, Ranks
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
+from training.tasks import catalogue_of, fresh_model, task_of
 
 
 def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder, check_only: bool) -> None:
@@ -30,12 +30,11 @@ def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder,
     snapshot = open_snapshot(snapshot_url)
     settings = settings_of(snapshot, recipe, ranks)
     folder.check(settings)
-    catalogue = read_catalogue(snapshot)
-    torch.manual_seed(recipe.seed)
+    catalogue = catalogue_of(snapshot)
+    model = fresh_model(snapshot, catalogue, recipe, ranks, device())
     trainer = Trainer(
-        model=build_model(recipe.model, snapshot.transform, catalogue.features).to(device()),
+        task=task_of(model, snapshot, catalogue, recipe, ranks, device()),
         snapshot=snapshot,
-        catalogue=catalogue,
         recipe=recipe,
         ranks=ranks,
         device=device(),
@@ -52,11 +51,13 @@ def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder,
         snapshot.verify(checksums=False)
         folder.begin(settings)
     say(f"{recipe.model.name} on {snapshot.manifest.rows('train'):,} rows of {snapshot.url}, {ranks.size} rank(s)")
+    for tables in tables_of(model):
+        for line in tables.placement.lines():
+            say(line)
     progress = trainer.train(folder)
     if ranks.rank == 0:
-        load_weights(folder.checkpoints.best_weights(progress), trainer.model)
-        folder.publish_bundle(trainer.model, catalogue, describe(trainer, folder, progress))
-    say(f"best epoch {progress.best_epoch}: valid {recipe.chosen_by} {progress.best_value:.4f}")
+        folder.publish_bundle(folder.checkpoints.best(progress), catalogue, describe(trainer, folder, progress))
+    say(f"best epoch {progress.best_epoch}: valid {recipe.chosen_by} {abs(progress.best_value):.4f}")
     say(f"published {folder.bundle}")
 
 

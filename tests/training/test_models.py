@@ -20,6 +20,7 @@ from training.models.two_tower import TwoTower
 from training.ranks import OneRank
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
+from training.tasks import task_of
 
 RECIPES = ("two_tower", "two_tower_user", "matrix_factorisation", "sasrec")
 
@@ -32,14 +33,14 @@ def small(name: str, *overrides: str) -> Recipe:
 def trainer(url: str, recipe: Recipe) -> Trainer:
     snapshot = open_snapshot(url)
     catalogue = read_catalogue(snapshot)
-    torch.manual_seed(0)
+    ranks, device = OneRank(), torch.device("cpu")
+    model = build_model(recipe, snapshot.transform, catalogue.features)
     return Trainer(
-        model=build_model(recipe.model, snapshot.transform, catalogue.features),
+        task=task_of(model, snapshot, catalogue, recipe, ranks, device),
         snapshot=snapshot,
-        catalogue=catalogue,
         recipe=recipe,
-        ranks=OneRank(),
-        device=torch.device("cpu"),
+        ranks=ranks,
+        device=device,
         say=lambda line: None,
     )
 
@@ -65,7 +66,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_user_without_history_and_one_who_is_new_get_finite_scores(url, name):
-    model = cast(Retriever, trainer(url, small(name)).model.eval())
+    model = cast(Retriever, trainer(url, small(name)).task.model.eval())
     batch = users([[0] * HISTORY, [0] * (HISTORY - 1) + [2]])
     scores = model.users(batch) @ model.items(torch.arange(3, 3 + NUM_ITEMS)).T
     assert scores.shape == (2, NUM_ITEMS)
@@ -74,7 +75,7 @@ def test_a_user_without_history_and_one_who_is_new_get_finite_scores(url, name):
 
 @pytest.mark.parametrize("name", ["two_tower", "two_tower_user", "sasrec"])
 def test_padding_in_front_of_a_history_changes_nothing_and_its_items_do(url, name):
-    model = cast(Retriever, trainer(url, small(name)).model.eval())
+    model = cast(Retriever, trainer(url, small(name)).task.model.eval())
     first, other = model.users(users([[0, 0, 5, 6], [0, 0, 5, 7]]))
     assert not torch.allclose(first, other)
     if isinstance(model, TwoTower):
@@ -104,7 +105,7 @@ def test_training_learns_which_half_of_the_items_a_user_takes(url, tmp_path, nam
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, name):
     learner = trainer(url, small(name))
-    feed = learner.feed("train", (*learner.retriever.columns, "row_id", "item_idx"))
+    feed = learner.feed("train", ("row_id", *learner.task.columns))
     batch = next(iter(feed))
     empty = Batch(
         columns={column: values[:0] for column, values in batch.columns.items()},
@@ -112,8 +113,8 @@ def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, n
         global_rows=5,
         step=0,
     )
-    learner.loss_sum(empty, 0).backward()
-    for parameter_name, parameter in learner.model.named_parameters():
+    learner.task.loss_sum(empty, 0).backward()
+    for parameter_name, parameter in learner.task.model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
@@ -121,9 +122,9 @@ def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, n
 def test_settings_that_do_not_fit_the_snapshot_say_what_to_change(url):
     snapshot = open_snapshot(url)
     with pytest.raises(UserError, match="histories are 4 long: lower it, or prepare with a larger --history-length"):
-        build_model(read_recipe("two_tower", []).model, snapshot.transform)
+        build_model(read_recipe("two_tower", []), snapshot.transform)
     with pytest.raises(UserError, match=r"model\.width 7 is no multiple of model\.heads 2"):
-        build_model(read_recipe("sasrec", ["model.width=7"]).model, snapshot.transform)
+        build_model(read_recipe("sasrec", ["model.width=7"]), snapshot.transform)
 
 
 @pytest.mark.parametrize(

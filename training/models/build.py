@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from schemas.errors import UserError
 from schemas.features import FeatureTransform
+from training.models.dcn_v2 import DCNv2
+from training.models.dlrm import DLRM
 from training.models.matrix_factorisation import MatrixFactorisation
+from training.models.ranker import Ranker
 from training.models.sasrec import SASRec
 from training.models.two_tower import TwoTower
-from training.recipe import ModelSettings
+from training.ranks import OneRank, Ranks
+from training.recipe import HeadsSettings, ModelSettings, RankerSettings, Recipe
 
 
 def build_model(
-    settings: ModelSettings, transform: FeatureTransform, item_features: dict[str, Tensor] | None = None
+    recipe: Recipe,
+    transform: FeatureTransform,
+    item_features: dict[str, Tensor] | None = None,
+    *,
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
 ) -> nn.Module:
     """A fresh model; without `item_features` it waits for saved weights, which hold them.
 
     Raises UserError where the settings and the snapshot do not go together.
     """
+    device = device or torch.device("cpu")
+    torch.manual_seed(recipe.seed)
+    features = item_features if item_features is not None else _blank_item_features(transform)
+    if isinstance(recipe.model, RankerSettings):
+        return build_ranker(recipe, transform, features, ranks=ranks or OneRank(), device=device).to(device)
+    return build_retriever(recipe.model, transform, features).to(device)
+
+
+def build_ranker(
+    recipe: Recipe, transform: FeatureTransform, item_features: Mapping[str, Tensor], *, ranks: Ranks,
+    device: torch.device,
+) -> Ranker:  # fmt: skip
+    assert isinstance(recipe.model, RankerSettings)
+    assert isinstance(recipe.loss, HeadsSettings)
+    kind = {"dlrm": DLRM, "dcn_v2": DCNv2}[recipe.model.name]
+    return kind(
+        recipe.model,
+        transform,
+        item_features,
+        heads=len(recipe.loss.heads),
+        ranks=ranks,
+        batch_size=recipe.batch_size_per_rank,
+        seed=recipe.seed,
+        device=device,
+    )
+
+
+def build_retriever(
+    settings: ModelSettings, transform: FeatureTransform, item_features: dict[str, Tensor]
+) -> nn.Module:
     if settings.recent > transform.history_length:
         raise UserError(
             f"model.recent is {settings.recent}, but the snapshot's histories are {transform.history_length} long: "
             "lower it, or prepare with a larger --history-length."
         )
     if settings.name == "two_tower":
-        return TwoTower(settings, transform, item_features or _blank_item_features(transform))
+        return TwoTower(settings, transform, item_features)
     if settings.name == "matrix_factorisation":
         return MatrixFactorisation(settings, transform)
     if settings.width % settings.heads:
@@ -36,11 +77,11 @@ def build_model(
 
 def _blank_item_features(transform: FeatureTransform) -> dict[str, Tensor]:
     blank = {}
-    rows = transform.vocabularies["item"].size
     for feature in transform.of("items"):
         if feature.name == "item_idx":
             continue
         length = transform.lengths.get(feature.name)
+        rows = transform.vocabularies["item"].size
         shape = (rows,) if length is None else (rows, length)
         dtype = torch.float32 if feature.dtype == "float32" else torch.int32
         blank[feature.name] = torch.zeros(shape, dtype=dtype)

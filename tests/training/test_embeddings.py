@@ -1,0 +1,142 @@
+"""Embedding tables: where they lie, what they begin with, and that where they lie changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.errors import SnapshotDamaged
+from training.embeddings.files import load_tables, save_tables
+from training.embeddings.placement import place_tables
+from training.embeddings.rows import adagrad_, first_values
+from training.embeddings.tables import EmbeddingTables
+from training.ranks import OneRank
+
+CPU = torch.device("cpu")
+ROWS = {"user": 50, "item": 7, "city": 20}
+
+
+def tables(policy: str, rank: int = 0, size: int = 1, *, seed: int = 3) -> EmbeddingTables:
+    ranks = OneRank(size)
+    ranks.rank = rank
+    plan = place_tables(ROWS, width=4, ids_per_step=dict.fromkeys(ROWS, 8), world_size=size, policy=policy)
+    features = {"user_idx": "user", "item_idx": "item", "history": "item", "city": "city"}
+    return EmbeddingTables(features, 4, plan, ranks, seed=seed, device=CPU)
+
+
+def ids(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    shapes = {"user_idx": (rows,), "item_idx": (rows,), "history": (rows, 3), "city": (rows,)}
+    limits = {"user_idx": 50, "item_idx": 7, "history": 7, "city": 20}
+    return {name: torch.from_numpy(random.integers(0, limits[name], shape)) for name, shape in shapes.items()}
+
+
+def test_a_table_is_shared_out_where_its_rows_outnumber_what_a_batch_asks_for():
+    plan = place_tables(
+        {"small": 100, "large": 5_000_000}, width=16, ids_per_step={"small": 8192, "large": 8192}, world_size=2
+    )
+    assert plan.replicated == {"small": 100}
+    assert plan.sharded == {"large": 5_000_000}
+    # 5 M rows of 16 numbers and one of memory, halved, and 100 whole ones.
+    assert plan.bytes_per_rank == 5_000_000 * 17 * 4 // 2 + 100 * 17 * 4
+    assert any("large" in line and "by rows" in line for line in plan.lines())
+
+
+def test_by_hand_what_a_step_with_a_table_moves():
+    # 1,000 rows of 4 numbers, 10 look-ups, 2 ranks. Whole: 1,000 x 16 bytes, there and back to half, and 4 passes.
+    # By rows: 10 rows, half of them away, 8 + 2 x 16 bytes each; 10 ids of 8 bytes in 6 passes, 10 rows in 4.
+    (table,) = place_tables({"t": 1000}, width=4, ids_per_step={"t": 10}, world_size=2).tables
+    assert table.replicated_bytes == 1000 * 16 * (2 * 0.5 + 4)
+    assert table.sharded_bytes == 10 * (8 + 2 * 16) * 0.5 + 10 * 8 * 6 + 10 * 16 * 4
+
+
+def test_first_values_are_uniform_within_their_limit_and_depend_on_seed_and_row_alone():
+    values = torch.empty(20_000, 8)
+    first_values(torch.arange(20_000), 8, limit=0.5, seed=1, out_RD=values)
+    assert values.min() >= -0.5
+    assert values.max() < 0.5
+    assert values.mean().abs() < 0.005
+    assert values.var() == pytest.approx(1 / 12, rel=0.02)
+    assert torch.corrcoef(values.T).fill_diagonal_(0).abs().max() < 0.03
+    some, rows = torch.empty(3, 8), torch.tensor([19_999, 5, 700])
+    first_values(rows, 8, limit=0.5, seed=1, out_RD=some)
+    assert torch.equal(some, values[rows])
+    first_values(rows, 8, limit=0.5, seed=2, out_RD=some)
+    assert not torch.isclose(some, values[rows]).any()
+
+
+def test_row_wise_adagrad_by_hand():
+    weight, squares = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.0, 5.5])
+    gradient = torch.tensor([[3.0, 1.0], [0.0, 0.0]])
+    adagrad_(weight, squares, gradient, learning_rate=0.1, eps=0.0)
+    # Mean square 5: a step of 0.1 / sqrt(5) times the gradient; the second row has none and stays.
+    assert squares.tolist() == [5.0, 5.5]
+    assert torch.allclose(weight, torch.tensor([[1 - 0.3 / 5**0.5, 2 - 0.1 / 5**0.5], [3.0, 4.0]]))
+
+
+def learned(model: EmbeddingTables, steps: int = 4) -> torch.Tensor:
+    """Vectors of fixed look-ups after a few steps towards targets."""
+    model.train()
+    for step in range(steps):
+        model.zero_grad()
+        (model(ids(6, seed=step)) - step).square().sum().backward()
+        model.update(0.1)
+    model.eval()
+    with torch.no_grad():
+        return model(ids(40, seed=99))
+
+
+def test_where_a_table_lies_changes_nothing_that_it_learns():
+    whole, shared = tables("replicated"), tables("sharded")
+    with torch.no_grad():
+        assert torch.equal(whole.eval()(ids(40)), shared.eval()(ids(40)))
+    assert torch.allclose(learned(whole), learned(shared), atol=1e-6)
+
+
+def test_a_list_is_the_mean_of_its_values_and_an_empty_one_zero():
+    model = tables("sharded").eval()
+    asked = ids(2) | {"history": torch.tensor([[2, 5, 0], [0, 0, 0]])}
+    with torch.no_grad():
+        found = model(asked)
+        single = model(ids(2) | {"item_idx": torch.tensor([2, 5])})[:, 1]
+    assert torch.allclose(found[0, 2], single.mean(0))
+    assert torch.equal(found[1, 2], torch.zeros(4))
+
+
+def test_tables_are_no_part_of_the_state_dict():
+    model = tables("auto")
+    assert model.state_dict() == {}
+    model.load_state_dict({})
+
+
+@settings(deadline=None, max_examples=25)
+@given(wrote=st.integers(1, 5), reads=st.integers(1, 5), first=st.sampled_from(["replicated", "sharded"]),
+       second=st.sampled_from(["replicated", "sharded"]))  # fmt: skip
+def test_what_any_number_of_ranks_wrote_any_other_reads(tmp_path_factory, wrote, reads, first, second):
+    folder = tmp_path_factory.mktemp("tables")
+    for rank in range(wrote):
+        model = tables(first, rank, wrote)
+        for table in model.placement.tables:
+            held = model.held(table.name)
+            held.squares[:] = torch.arange(held.first, table.rows, held.step)
+        save_tables(folder, model, model.sharded.ranks)
+    expected = tables("replicated")
+    for rank in range(reads):
+        model = tables(second, rank, reads, seed=4)
+        load_tables(folder, model)
+        for name in ROWS:
+            held, whole = model.held(name), expected.held(name)
+            assert torch.equal(held.weight, whole.weight[held.first :: held.step])
+            assert held.squares.tolist() == [*range(held.first, ROWS[name], held.step)]
+
+
+def test_a_file_that_is_missing_is_found_out(tmp_path):
+    for rank in range(2):
+        model = tables("sharded", rank, 2)
+        save_tables(tmp_path, model, model.sharded.ranks)
+    (tmp_path / "embeddings-00001-of-00002.safetensors").unlink()
+    with pytest.raises(SnapshotDamaged, match="rows of the embedding table 'user' are not all there"):
+        load_tables(tmp_path, tables("sharded"))

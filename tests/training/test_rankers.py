@@ -1,0 +1,164 @@
+"""Rankers: what they are made of by hand, that they learn every head, and that a rank without rows takes part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.errors import UserError
+from schemas.snapshot import open_snapshot
+from tests.snapshots import NUM_ITEMS, make_snapshot
+from training.batch import Batch
+from training.bundle import load_bundle
+from training.loop import Trainer
+from training.models.dcn_v2 import Cross, DCNv2
+from training.models.dlrm import DLRM
+from training.ranking import Ranking
+from training.ranks import OneRank
+from training.recipe import read_recipe
+from training.run_folder import RunFolder
+from training.tasks import catalogue_of, fresh_model, task_of
+from training.train import train
+
+CPU = torch.device("cpu")
+SMALL = ["model.width=4", "model.top=[16]", "batch_size_per_rank=64", "epochs=6", "patience=6"]
+TWO_HEADS = "loss.heads={label: 1.0, label_like: 0.5}"
+
+
+def ranking(url: str, name: str, *overrides: str) -> Ranking:
+    snapshot, recipe = open_snapshot(url), read_recipe(name, [*SMALL, *overrides])
+    catalogue, ranks = catalogue_of(snapshot), OneRank()
+    model = fresh_model(snapshot, catalogue, recipe, ranks, CPU)
+    task = task_of(model, snapshot, catalogue, recipe, ranks, CPU)
+    assert isinstance(task, Ranking)
+    return task
+
+
+def trainer(url: str, task: Ranking) -> Trainer:
+    return Trainer(
+        task=task, snapshot=open_snapshot(url), recipe=task.recipe, ranks=task.ranks, device=CPU, say=lambda line: None
+    )
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_snapshot(tmp_path_factory.mktemp("data") / "s", [[800, 700], [1500]], valid_rows=400)
+
+
+def some_rows(rows: int) -> Batch:
+    random = np.random.default_rng(1)
+    columns = {
+        "user_idx": torch.from_numpy(random.integers(3, 20, rows).astype(np.int32)),
+        "item_idx": torch.from_numpy(random.integers(3, NUM_ITEMS, rows).astype(np.int32)),
+        "history": torch.from_numpy(random.integers(0, NUM_ITEMS, (rows, 4)).astype(np.int32)),
+        "user_age": torch.from_numpy(random.normal(size=rows).astype(np.float32)),
+    }
+    return Batch(columns=columns, positions=torch.arange(rows), global_rows=rows, step=0)
+
+
+def test_dlrm_by_hand(url):
+    model = ranking(url, "dlrm", "model.bottom=[]", "model.top=[]", "model.width=2").model.eval()
+    assert isinstance(model, DLRM)
+    assert model.bottom is not None
+    with torch.no_grad():
+        batch = some_rows(1)
+        user, item, history = model.embeddings({name: batch[name] for name in ("user_idx", "item_idx", "history")})[0]
+        age = torch.relu(model.bottom[0](batch["user_age"].unsqueeze(1)))[0]
+        products = [age @ user, age @ item, age @ history, user @ item, user @ history, item @ history]
+        expected = model.heads(torch.cat([age, torch.stack(products)]).unsqueeze(0))
+        assert torch.allclose(model(batch), expected, atol=1e-6)
+
+
+def test_a_cross_layer_by_hand():
+    cross = Cross(2, rank=0)
+    with torch.no_grad():
+        cross.mix.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+        cross.mix.bias.copy_(torch.tensor([0.5, 0.0]))
+        # W x + b = (3 + 8 + 0.5, -4) = (11.5, -4); times (2, 5) plus (3, 4).
+        crossed = cross(torch.tensor([[2.0, 5.0]]), torch.tensor([[3.0, 4.0]]))
+    assert crossed.tolist() == [[26.0, -16.0]]
+
+
+def test_a_cross_layer_of_a_rank_has_that_rank(url):
+    model = ranking(url, "dcn_v2", "model.cross_rank=3", "model.cross_layers=2").model
+    assert isinstance(model, DCNv2)
+    for cross in model.crosses:
+        first, second = cross.mix
+        assert torch.linalg.matrix_rank(second.weight @ first.weight) == 3
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+@pytest.mark.parametrize("name", ["dlrm", "dcn_v2"])
+def test_every_head_learns_and_the_bundle_scores_as_the_model_did(url, tmp_path, name, tables):
+    learning = ["optimizer.learning_rate=0.01", "optimizer.table_learning_rate=0.3", f"model.tables={tables}"]
+    task = ranking(url, name, TWO_HEADS, *learning)
+    before = trainer(url, task).evaluate("valid").heads
+    run = RunFolder(tmp_path / "run")
+    train(OneRank(), snapshot_url=url, recipe=task.recipe, folder=run, check_only=False)
+    best = json.loads((run.bundle / "bundle.json").read_text())["valid"]["heads"]
+    for head in ("label", "label_like"):
+        assert best[head]["auc"] > max(0.62, before[head]["auc"])
+        assert best[head]["log_loss"] < before[head]["log_loss"]
+    loaded = load_bundle(run.bundle).model
+    again = trainer(url, replace(task, model=loaded)).evaluate("valid").heads
+    assert again == best
+
+
+def test_a_label_that_is_not_known_counts_for_nothing(url):
+    task = ranking(url, "dlrm", TWO_HEADS)
+    batch = some_rows(3)
+    labels = {"label": torch.tensor([1.0, 0.0, 1.0]), "label_like": torch.tensor([float("nan"), 1.0, float("nan")])}
+    with torch.no_grad():
+        logits = task.model(batch)
+        loss = task.loss_sum(replace(batch, columns={**batch.columns, **labels}), 0)
+    clicks = torch.nn.functional.softplus(logits[:, 0] * torch.tensor([-1.0, 1.0, -1.0])).sum()
+    like = torch.nn.functional.softplus(-logits[1, 1])
+    assert loss == pytest.approx(float(clicks + 0.5 * like), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dlrm", "dcn_v2"])
+def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, name):
+    task = ranking(url, name)
+    batch = next(iter(trainer(url, task).feed("train", ("row_id", *task.columns))))
+    empty = replace(batch, columns={n: c[:0] for n, c in batch.columns.items()}, positions=batch.positions[:0])
+    task.model.train()
+    task.loss_sum(empty, 0).backward()
+    for parameter_name, parameter in task.model.named_parameters():
+        if parameter.numel():
+            assert parameter.grad is not None, parameter_name
+            assert not parameter.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["loss.heads={label_lick: 1}"], "no label 'label_lick'"),
+        (["chosen_by=ndcg@10"], "chosen_by 'ndcg@10' is none of auc, gauc, log_loss, normalised_entropy"),
+        (["loss={name: bpr}"], "model dlrm learns by binary_cross_entropy, not by bpr"),
+        (["model.botom=[3]"], "unknown key 'model.botom'; did you mean 'bottom'"),
+    ],
+)
+def test_a_faulty_recipe_is_refused_in_one_line(url, overrides, says):
+    with pytest.raises(UserError) as error:
+        ranking(url, "dlrm", *overrides)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_ranker_does_not_pretend_to_retrieve(url, tmp_path):
+    recipe = read_recipe("dlrm", [*SMALL, "epochs=1"])
+    train(OneRank(), snapshot_url=url, recipe=recipe, folder=RunFolder(tmp_path / "run"), check_only=False)
+    with pytest.raises(UserError, match="dlrm is a ranker"):
+        _ = load_bundle(Path(tmp_path / "run" / "bundle")).retriever
+
+
+def test_a_valid_split_of_one_class_is_named_where_the_epoch_is_chosen_by_auc(tmp_path):
+    url = make_snapshot(tmp_path / "s", [[60]], valid_rows=1)
+    recipe = read_recipe("dlrm", [*SMALL, "epochs=1"])
+    with pytest.raises(UserError, match=r"valid has no auc: its 1 rows are too few, or their labels all of one class"):
+        train(OneRank(), snapshot_url=url, recipe=recipe, folder=RunFolder(tmp_path / "run"), check_only=False)

@@ -1,0 +1,96 @@
+"""The planner: which embedding tables every rank holds whole, and which are shared out by rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Policy = Literal["auto", "replicated", "sharded"]
+_NUMBER_BYTES = 4
+_ID_BYTES = 8
+# What a replicated row costs beside its trip: its gradient is cleared, written, and read by the optimizer with the
+# row and its accumulator, whether a batch touched it or not.
+_PASSES_PER_ROW = 4
+# What an id of a batch costs a sharded table: it is sorted to find the different ones, then looked up and updated.
+_PASSES_PER_ID = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablePlacement:
+    """One table, and what a step with it moves on one rank, placed the one way and the other."""
+
+    name: str
+    rows: int
+    bytes: int
+    replicated_bytes: int
+    """Moved a step and rank where every rank holds the table: its gradient, touched or not."""
+    sharded_bytes: int
+    """Moved a step and rank where rows are shared out: the batch's different rows and their gradients."""
+    is_sharded: bool
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each table lies."""
+
+    tables: tuple[TablePlacement, ...]
+    world_size: int
+
+    @property
+    def replicated(self) -> dict[str, int]:
+        """Rows by table."""
+        return {table.name: table.rows for table in self.tables if not table.is_sharded}
+
+    @property
+    def sharded(self) -> dict[str, int]:
+        return {table.name: table.rows for table in self.tables if table.is_sharded}
+
+    @property
+    def bytes_per_rank(self) -> int:
+        """Weights and accumulators."""
+        return sum(table.bytes // (self.world_size if table.is_sharded else 1) for table in self.tables)
+
+    def lines(self) -> list[str]:
+        """The plan as a person reads it, the largest tables first."""
+        shown = [f"{'table':<28} {'rows':>13} {'MB':>9}  {'placed':<11} {'MB a step: whole':>16} {'by rows':>9}"]
+        for table in sorted(self.tables, key=lambda table: -table.rows):
+            placed = "by rows" if table.is_sharded else "whole"
+            sizes = [_mb(table.bytes), _mb(table.replicated_bytes), _mb(table.sharded_bytes)]
+            shown.append(f"{table.name:<28} {table.rows:>13,} {sizes[0]:>9}  {placed:<11} {sizes[1]:>16} {sizes[2]:>9}")
+        shown.append(f"{_mb(self.bytes_per_rank)} MB of tables on each of {self.world_size} rank(s)")
+        return shown
+
+
+def place_tables(
+    rows: Mapping[str, int], *, width: int, ids_per_step: Mapping[str, int], world_size: int, policy: Policy = "auto"
+) -> Placement:
+    """Place each table where a step moves fewer bytes; `ids_per_step` are a rank's look-ups in each table.
+
+    A replicated table pays for all of its rows in every step, a sharded one for the rows that the batch asks for, of
+    which there are at most as many as look-ups. A table's result is the same either way.
+    """
+    tables = []
+    for name, count in rows.items():
+        away = (world_size - 1) / world_size  # the share of a table, or of a batch's rows, that other ranks hold
+        row_bytes = width * _NUMBER_BYTES
+        touched = min(count, ids_per_step[name])
+        replicated = int(count * row_bytes * (2 * away + _PASSES_PER_ROW))
+        sharded = int(touched * (_ID_BYTES + 2 * row_bytes) * away)
+        sharded += int(ids_per_step[name] * _ID_BYTES * _PASSES_PER_ID + touched * row_bytes * _PASSES_PER_ROW)
+        is_sharded = policy == "sharded" or (policy == "auto" and sharded < replicated)
+        tables.append(
+            TablePlacement(
+                name=name,
+                rows=count,
+                bytes=count * (row_bytes + _NUMBER_BYTES),
+                replicated_bytes=replicated,
+                sharded_bytes=sharded,
+                is_sharded=is_sharded,
+            )
+        )
+    return Placement(tuple(tables), world_size)
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f}"
