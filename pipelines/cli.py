@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         ranked.add_argument("--ranks", type=int, default=1, help="Horovod ranks (1)")
         ranked.add_argument("--hosts", help="horovodrun's hosts, for example a:4,b:4")
     steps.add_parser("recommend", help="ten items for one user", add_help=False)
+    steps.add_parser(
+        "verify-resume", help="train twice, once killed and gone on with, and compare to the bit", add_help=False
+    )
 
     for name, summary in MEASURES.items():
         steps.add_parser(name, help=summary, add_help=False)
@@ -100,6 +103,8 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         return launch.spark_submit(job, rest, master=given.master, conf=given.conf, profile=given.profile)
     elif given.step in PROGRAMS:
         return on_ranks(given, rest)
+    elif given.step == "verify-resume":
+        return launch.program("pipelines.verify_resume", rest)
     elif given.step in MEASURES or given.step == "recommend":
         return launch.program(f"training.{given.step}", rest)
     else:

@@ -64,12 +64,12 @@ def spark_submit(
         command += ["--conf", f"spark.driver.defaultJavaOptions={' '.join(options)}"]
         command += ["--conf", f"spark.executor.defaultJavaOptions={_COMPILE_LARGE_METHODS}"]
         command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
-        return subprocess.run(command, env=_environment(), check=False).returncode
+        return subprocess.run(command, env=environment(), check=False).returncode
 
 
 def program(module: str, arguments: Sequence[str]) -> int:
     """Run `python -m module`; give its exit code."""
-    return subprocess.run([sys.executable, "-m", module, *arguments], env=_environment(), check=False).returncode
+    return subprocess.run([sys.executable, "-m", module, *arguments], env=environment(), check=False).returncode
 
 
 def on_ranks(module: str, arguments: Sequence[str], *, ranks: int, hosts: str | None = None) -> int:
@@ -83,7 +83,7 @@ def on_ranks(module: str, arguments: Sequence[str], *, ranks: int, hosts: str | 
     command += ["-H", hosts] if hosts is not None else []
     command += [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(
-        command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as running:
         assert running.stdout is not None
         for line in running.stdout:
@@ -138,7 +138,7 @@ def _program(name: str) -> str:
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This environment, with our packages importable and this Python for Spark's driver and executors."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     mine = {"PYTHONPATH": path, "PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}

@@ -22,6 +22,10 @@ class SnapshotDamaged(UserError):
     """A file of a published folder is missing, cut short or changed; the text names it."""
 
 
+class LossNotFinite(UserError):
+    """Training met a loss that is no number; the text names the rows and the column, or the weights."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Give `; did you mean 'x'?` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -17,16 +17,20 @@ from schemas.errors import UserError
 from schemas.ledger import ROW_ID_MODULUS, check_rows_seen
 from schemas.snapshot import Snapshot
 from training.batch import Batch
-from training.checkpoint import Progress
+from training.checkpoint import Checkpoints, EpochTotals, Progress
 from training.feed import Feed
 from training.optimizers import Optimizers
-from training.ranks import GradientSum, Ranks
+from training.ranks import Ranks
 from training.reader import open_part
 from training.recipe import Recipe
 from training.run_folder import RunFolder
+from training.step import Stepper
 from training.task import Task
 
 _SECONDS_BETWEEN_PROGRESS_LINES = 10.0
+
+Trace = Callable[[int, Batch, float], None]
+"""Epoch, batch, and its loss summed over the rank's rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +52,18 @@ class Trainer:
     ranks: Ranks
     device: torch.device
     say: Callable[[str], None]
+    checkpoint_every: int = 0
+    """Steps between checkpoints within an epoch; 0 writes those after epochs alone."""
+    trace: Trace | None = None
+    """Told of every batch of train that was learned from."""
 
     def train(self, run: RunFolder) -> Progress:
         """Train until the epochs or the patience are spent, going on from the run's last checkpoint."""
-        model = self.task.model
-        optimizers = Optimizers(model, self.recipe.optimizer)
-        progress = run.checkpoints.resume(model, optimizers.dense)
+        model, feed = self.task.model, self.feed("train", ("row_id", *self.task.columns))
+        stepper = self._stepper(steps_per_epoch=self._steps_in(feed))
+        progress = run.checkpoints.resume(model, stepper.optimizers.dense)
         self._agree_on(progress, run)
         self.ranks.start_alike(model)
-        gradients = self.ranks.summing(model)
-        feed = self.feed("train", ("row_id", *self.task.columns))
         leads = self.ranks.rank == 0
         with ExitStack() as stack:
             if leads:
@@ -65,7 +71,7 @@ class Trainer:
                 board = stack.enter_context(SummaryWriter(str(run.path / "tensorboard")))
             while not progress.is_over(epochs=self.recipe.epochs, patience=self.recipe.patience):
                 epoch = progress.epochs_done
-                result = self.train_epoch(feed, optimizers, gradients, epoch)
+                result = self.train_epoch(feed, stepper, progress, run.checkpoints)
                 valid = self.evaluate("valid")
                 value = self.task.chosen(valid)
                 if math.isnan(value):
@@ -79,46 +85,89 @@ class Trainer:
                     run.append_metrics({"epoch": epoch, **asdict(result), "valid": valid.model_dump()})
                     for name, number in {"loss": result.loss, **self.task.scalars(valid)}.items():
                         board.add_scalar(name, number, epoch)
-                run.checkpoints.save(model, optimizers.dense, progress, self.ranks)
+                run.checkpoints.save(model, stepper.optimizers.dense, progress, self.ranks)
         return progress
+
+    def train_epoch(
+        self, feed: Feed, stepper: Stepper, progress: Progress, checkpoints: Checkpoints | None = None
+    ) -> EpochResult:
+        """The epoch, or what is left of it; raises LedgerError unless the ranks together saw each row of train once."""
+        self.task.model.train()
+        epoch, steps = progress.epochs_done, progress.steps
+        if progress.feed is None:
+            feed.set_epoch(epoch)
+        else:
+            feed.load_state_dict(progress.feed)
+            self.say(f"epoch {epoch} goes on after {progress.totals.rows:,} rows")
+        began = time.monotonic() - progress.totals.seconds
+        mine = EpochTotals()
+        first = epoch * self._steps_in(feed)
+        for batches in _groups(self._with_progress(feed, epoch), self.recipe.accumulate):
+            losses = stepper.step(batches, epoch=epoch, number=first + steps)
+            steps += 1
+            for batch, loss in zip(batches, losses, strict=True):
+                self._count(mine, batch, loss, epoch)
+            is_due = bool(self.checkpoint_every) and steps % self.checkpoint_every == 0
+            if checkpoints is not None and is_due and len(feed):  # at its end comes the epoch's own
+                totals = self._over_ranks(mine, progress.totals, began)
+                within = progress.within_epoch(steps, feed.state_dict(), totals)
+                checkpoints.save(self.task.model, stepper.optimizers.dense, within, self.ranks)
+        totals = self._over_ranks(mine, progress.totals, began)
+        check_rows_seen(
+            "train",
+            expected_rows=self.snapshot.manifest.rows("train"),
+            rows=totals.rows,
+            expected_id_sum=self.snapshot.manifest.row_id_sums["train"],
+            id_sum=totals.row_ids,
+        )
+        return EpochResult(loss=totals.loss_sum / totals.rows, rows=totals.rows, seconds=round(totals.seconds, 3))
+
+    def _stepper(self, *, steps_per_epoch: int) -> Stepper:
+        model, recipe = self.task.model, self.recipe
+        return Stepper(
+            task=self.task,
+            recipe=recipe,
+            ranks=self.ranks,
+            device=self.device,
+            optimizers=Optimizers(
+                model,
+                recipe.optimizer,
+                total_steps=recipe.epochs * steps_per_epoch,
+                world_size=self.ranks.size,
+            ),
+            gradients=self.ranks.summing(model),
+        )
+
+    def _steps_in(self, feed: Feed) -> int:
+        return -(-feed.plan().num_steps // self.recipe.accumulate)
 
     def _agree_on(self, progress: Progress, run: RunFolder) -> None:
         """Every rank reads the checkpoint itself, and so the optimizer's state; those of a host that lacks it would
         wait for steps that the others have done."""
-        epochs = self.ranks.gather(np.array([progress.epochs_done]), "epochs_done")
-        if len({*epochs.tolist()}) > 1:
+        found = self.ranks.gather(np.array([[progress.epochs_done, progress.steps]]), "progress")
+        if len({*map(tuple, found.tolist())}) > 1:
             raise UserError(
-                f"the ranks found different checkpoints in {run.path} (epochs done: {epochs.tolist()}): "
+                f"the ranks found different checkpoints in {run.path} (epochs and steps: {found.tolist()}): "
                 "give --run a folder that all hosts share."
             )
 
-    def train_epoch(self, feed: Feed, optimizers: Optimizers, gradients: GradientSum, epoch: int) -> EpochResult:
-        """One pass over the feed; raises LedgerError unless the ranks together saw each row of train once."""
-        self.task.model.train()
-        began = time.monotonic()
-        totals = torch.zeros(3, dtype=torch.float64)  # loss, rows, row ids (each sum below 2 ** 53: exact)
-        for batch in self._with_progress(feed, epoch):
-            # All a rank draws at random (dropout) depends on its place in the run alone: a resumed run draws the same.
-            torch.manual_seed(_seed_of(self.recipe.seed, epoch, batch.step, self.ranks.rank))
-            moved = batch.to(self.device)
-            optimizers.zero_grad()
-            loss = self.task.loss_sum(moved, epoch)
-            # A share of the global mean: summed over the ranks this is the gradient of one large batch.
-            (loss / batch.global_rows).backward()
-            gradients.wait()
-            optimizers.step()
-            totals[0] += float(loss.detach())
-            totals[1] += batch.num_rows
-            totals[2] = (totals[2] + float((batch["row_id"] % ROW_ID_MODULUS).sum() % ROW_ID_MODULUS)) % ROW_ID_MODULUS
-        loss_sum, rows, row_ids = (float(total) for total in self.ranks.sum(totals, "epoch_totals"))
-        check_rows_seen(
-            "train",
-            expected_rows=self.snapshot.manifest.rows("train"),
-            rows=int(rows),
-            expected_id_sum=self.snapshot.manifest.row_id_sums["train"],
-            id_sum=int(row_ids) % ROW_ID_MODULUS,
+    def _count(self, totals: EpochTotals, batch: Batch, loss: float, epoch: int) -> None:
+        totals.loss_sum += loss
+        totals.rows += batch.num_rows
+        totals.row_ids = (totals.row_ids + int((batch["row_id"] % ROW_ID_MODULUS).sum())) % ROW_ID_MODULUS
+        if self.trace is not None:
+            self.trace(epoch, batch, loss)
+
+    def _over_ranks(self, mine: EpochTotals, before: EpochTotals, began: float) -> EpochTotals:
+        """What all ranks did, and what was done before this process began. Sums of ids stay below 2 ** 53: exact."""
+        sums = self.ranks.sum(torch.tensor([mine.loss_sum, mine.rows, mine.row_ids], dtype=torch.float64), "totals")
+        loss_sum, rows, row_ids = sums.tolist()
+        return EpochTotals(
+            loss_sum=before.loss_sum + loss_sum,
+            rows=before.rows + int(rows),
+            row_ids=(before.row_ids + int(row_ids)) % ROW_ID_MODULUS,
+            seconds=time.monotonic() - began,
         )
-        return EpochResult(loss=loss_sum / rows, rows=int(rows), seconds=round(time.monotonic() - began, 3))
 
     def evaluate(self, split: str, task: Task | None = None) -> SplitMetrics:
         """Metrics of a split, of what is trained or of another; raises LedgerError unless every row was judged."""
@@ -148,16 +197,15 @@ class Trainer:
 
     def _with_progress(self, feed: Feed, epoch: int) -> Iterator[Batch]:
         """The batches; on rank 0 a line now and then that says how far the epoch is."""
-        feed.set_epoch(epoch)
-        num_steps, began = len(feed), time.monotonic()
-        last_said = began
+        num_steps, began = feed.plan().num_steps, time.monotonic()
+        done_before, last_said = num_steps - len(feed), began
         for batch in feed:
             yield batch
             now = time.monotonic()
             if self.ranks.rank == 0 and now - last_said > _SECONDS_BETWEEN_PROGRESS_LINES:
                 last_said = now
                 done = (batch.step + 1) / num_steps
-                left = (now - began) * (1 - done) / done
+                left = (now - began) * (num_steps - batch.step - 1) / (batch.step + 1 - done_before)
                 self.say(f"epoch {epoch}: step {batch.step + 1} of {num_steps} ({done:.0%}), {left:.0f} s left")
 
     def _report(self, epoch: int, result: EpochResult, valid: SplitMetrics, *, is_best: bool) -> None:
@@ -169,5 +217,13 @@ class Trainer:
         )
 
 
-def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """As many batches at a time; the last group may be smaller, on every rank alike."""
+    together: list[Batch] = []
+    for batch in batches:
+        together.append(batch)
+        if len(together) == size:
+            yield together
+            together = []
+    if together:
+        yield together

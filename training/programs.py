@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from schemas.errors import LedgerError, SnapshotDamaged, UserError
+from schemas.errors import LedgerError, LossNotFinite, SnapshotDamaged, UserError
 from schemas.programs import answering_mistakes
 from training.ranks import Ranks, start_ranks
 
@@ -19,7 +19,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 def run(name: str, work: Callable[[Ranks], None]) -> int:
     """Run `work` on this rank; give the exit code.
 
-    Of a mistake in what was asked for rank 0 speaks for all; damaged data may be met by one rank alone, which says so.
+    Of a mistake in what was asked for rank 0 speaks for all; damaged data, or a loss that is no number, may be met by
+    one rank alone, which says so.
     """
     share_cores()
     keep_freed_memory()
@@ -27,7 +28,7 @@ def run(name: str, work: Callable[[Ranks], None]) -> int:
     ranks = start_ranks()
 
     def speaks(error: UserError) -> bool:
-        return ranks.rank == 0 or isinstance(error, SnapshotDamaged | LedgerError)
+        return ranks.rank == 0 or isinstance(error, SnapshotDamaged | LedgerError | LossNotFinite)
 
     return answering_mistakes(name, lambda: work(ranks), speaks=speaks)
 

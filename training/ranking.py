@@ -48,7 +48,7 @@ class Ranking:
 
     def loss_sum(self, batch: Batch, epoch: int) -> Tensor:
         """Binary cross-entropy summed over rows and heads; a label that is not known (NaN) counts for nothing."""
-        logits_BT, labels_BT = self.model(batch), self._labels(batch)
+        logits_BT, labels_BT = self.model(batch).float(), self._labels(batch)
         known_BT = labels_BT.isfinite()
         loss_BT = F.binary_cross_entropy_with_logits(logits_BT, labels_BT.nan_to_num(), reduction="none")
         loss_BT = loss_BT * known_BT * loss_BT.new_tensor(list(self.heads.values()))

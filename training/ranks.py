@@ -17,7 +17,12 @@ _POLL_S = 0.0002
 
 
 class GradientSum(Protocol):
-    """The sum of gradients over the ranks, under way while the backward pass goes on."""
+    """The sum of gradients over the ranks, under way while the backward pass goes on.
+
+    While it is `paused`, gradients stay where they are and add up.
+    """
+
+    paused: bool
 
     def wait(self) -> None:
         """Return when every gradient of the last backward pass is the sum over the ranks."""
@@ -52,6 +57,8 @@ class Ranks(Protocol):
 
 
 class _NothingToSum:
+    paused = False
+
     def wait(self) -> None:
         pass
 
@@ -114,12 +121,14 @@ class _HorovodSum:
     """Sums, not averages: every rank divides by the global batch's rows, of which it may hold fewer than another."""
 
     def __init__(self, hvd: Any, model: nn.Module) -> None:
-        self._hvd = hvd
+        self._hvd, self.paused = hvd, False
         self._handles: list[Any] = []
         for name, parameter in model.named_parameters():
             parameter.register_post_accumulate_grad_hook(partial(self._send, name))
 
     def _send(self, name: str, parameter: Tensor) -> None:
+        if self.paused:
+            return
         self._handles.append(self._hvd.allreduce_async_(parameter.grad, op=self._hvd.Sum, name=f"gradient.{name}"))
 
     def wait(self) -> None:

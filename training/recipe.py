@@ -87,6 +87,14 @@ class OptimizerSettings(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     table_learning_rate: Annotated[float, Field(gt=0)] = 0.05
     """Of the embedding tables of a ranker."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rates rise evenly from nothing."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How they fall from there to nothing over the epochs."""
+    scale_with_ranks: bool = False
+    """Multiply them by the ranks, whose batches are so many times as large (Goyal et al. 2017, section 2.1)."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the dense gradient; 0 leaves it as it is."""
 
 
 class Recipe(Strict):
@@ -96,6 +104,10 @@ class Recipe(Strict):
     loss: Annotated[LossSettings | HeadsSettings, Field(discriminator="name")]
     optimizer: OptimizerSettings = OptimizerSettings()
     batch_size_per_rank: Annotated[int, Field(gt=0)] = 512
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    """Batches whose gradients make one step, exchanged once."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products while training; weights, sums and tables stay float32."""
     epochs: Annotated[int, Field(gt=0)] = 50
     patience: Annotated[int, Field(gt=0)] = 5
     """Epochs without a better `chosen_by` on valid after which training ends."""

@@ -21,14 +21,24 @@ from training.programs import device, run, speaker
 from training.ranks import OneRank, Ranks
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
+from training.step_trace import writer_of_steps
 from training.tasks import catalogue_of, fresh_model, task_of
 
 
-def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder, check_only: bool) -> None:
+def train(
+    ranks: Ranks,
+    *,
+    snapshot_url: str,
+    recipe: Recipe,
+    folder: RunFolder,
+    check_only: bool,
+    checkpoint_every: int = 0,
+    trace: Path | None = None,
+) -> None:
     """Train, and publish the bundle of the epoch that is best on valid; test is not looked at."""
     say = speaker("train", ranks)
     snapshot = open_snapshot(snapshot_url)
-    settings = settings_of(snapshot, recipe, ranks)
+    settings = settings_of(snapshot, recipe)
     folder.check(settings)
     catalogue = catalogue_of(snapshot)
     model = fresh_model(snapshot, catalogue, recipe, ranks, device())
@@ -39,6 +49,8 @@ def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder,
         ranks=ranks,
         device=device(),
         say=say,
+        checkpoint_every=checkpoint_every,
+        trace=None if check_only or trace is None else writer_of_steps(trace, ranks.rank),
     )
     trainer.feed("train", ("row_id",))  # refuses what cannot be shared out, before anything is written
     if check_only:
@@ -61,12 +73,11 @@ def train(ranks: Ranks, *, snapshot_url: str, recipe: Recipe, folder: RunFolder,
     say(f"published {folder.bundle}")
 
 
-def settings_of(snapshot: Snapshot, recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
-    """What makes a run this run: equal settings go on with it, others need a folder of their own."""
+def settings_of(snapshot: Snapshot, recipe: Recipe) -> dict[str, Any]:
+    """What makes a run this run: equal settings go on with it, on any number of ranks; others need another folder."""
     return {
         "recipe": recipe.model_dump(mode="json"),
         "snapshot": parent_of(snapshot).model_dump(mode="json"),
-        "world_size": ranks.size,
     }
 
 
@@ -104,6 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optimizer.learning_rate=0.001"
     )
+    command.add_argument(
+        "--checkpoint-every", type=int, default=0, metavar="STEPS", help="checkpoints within an epoch, too (0: none)"
+    )
+    command.add_argument("--trace", help="folder for a line a step and rank: rows, their ids, loss")
     command.add_argument("--check-only", action="store_true", help="check settings and data, and train nothing")
     command.add_argument("--world-size", type=int, default=1, help="with --check-only: ranks to check for (1)")
     given = command.parse_args(arguments)
@@ -115,6 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
             recipe=read_recipe(given.recipe, given.set),
             folder=RunFolder(Path(absolute(given.run))),
             check_only=given.check_only,
+            checkpoint_every=given.checkpoint_every,
+            trace=Path(absolute(given.trace)) if given.trace else None,
         )
 
     return run("train", work)

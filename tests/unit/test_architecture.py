@@ -14,11 +14,8 @@ MAY_IMPORT = {
     "pipelines": {"schemas"},
     "benchmarks": {"schemas", "pipelines", "training"},
 }
-PEERS = (
-    "benchmarks/feed_peers/",
-    "benchmarks/spark_peers/",
-    "benchmarks/training_peers/",
-)  # other people's tools, as their users would run them
+# Other people's tools, as their users would run them.
+PEERS = ("benchmarks/feed_peers/", "benchmarks/spark_peers/", "benchmarks/training_peers/")
 HOMES = {
     "petastorm": {"training/reader.py", "training/petastorm_on_arrow.py", "training/petastorm_threads.py"},
     "horovod": {"training/ranks.py"},

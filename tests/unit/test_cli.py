@@ -58,7 +58,7 @@ def test_a_program_that_fails_hands_its_exit_code_on(capfd):
 
 def test_programs_find_our_packages_and_this_python_from_any_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    environment = launch._environment()
+    environment = launch.environment()
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(launch.ROOT)
     assert (launch.ROOT / "schemas").is_dir()
 

@@ -36,6 +36,7 @@ class DLRM(Ranker):
             vectors_BVD = torch.cat([number_BD.unsqueeze(1), vectors_BFD], dim=1)
             seen.append(number_BD)
         products_BVV = torch.bmm(vectors_BVD, vectors_BVD.transpose(1, 2))
-        seen.append(products_BVV.flatten(1)[:, self.get_buffer("pair")])
+        # index_select, whose gradient is a sum by index; that of indexing with [] sorts first.
+        seen.append(products_BVV.flatten(1).index_select(1, self.get_buffer("pair")))
         logits: Tensor = self.heads(self.top(torch.cat(seen, dim=1)))
         return logits
