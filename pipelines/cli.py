@@ -24,7 +24,8 @@ JOBS = {
 JOB_FILES = {"profile": "profile_snapshot"}
 PROGRAMS = {
     "train": "snapshot -> run with checkpoints and bundle (Horovod ranks)",
-    "evaluate": "metrics of a run on a split, beside popularity (Horovod ranks)",
+    "evaluate": "metrics of a run on a split, beside popularity or with intervals (Horovod ranks)",
+    "compare": "whether two rankers differ by more than chance (Horovod ranks)",
 }
 MEASURES = {
     "check": "prove that a snapshot is whole, its ids fit and its layout fits the ranks",
@@ -59,8 +60,9 @@ def parser() -> argparse.ArgumentParser:
         job.add_argument("--profile", help=f"Spark settings: a file, or one of {', '.join(profiles.names())}")
     for name, summary in PROGRAMS.items():
         ranked = steps.add_parser(name, help=summary, add_help=False)
-        ranked.add_argument("--ranks", type=int, default=1, help="Horovod ranks (1)")
+        ranked.add_argument("--ranks", type=int, default=1, help="how many ranks (1)")
         ranked.add_argument("--hosts", help="horovodrun's hosts, for example a:4,b:4")
+        ranked.add_argument("--on", choices=("horovod", "torch"), default="horovod", help="horovodrun or torchrun")
     steps.add_parser("recommend", help="ten items for one user", add_help=False)
     steps.add_parser(
         "verify-resume", help="train twice, once killed and gone on with, and compare to the bit", add_help=False
@@ -121,7 +123,7 @@ def on_ranks(given: argparse.Namespace, rest: list[str]) -> int:
         code = launch.program(module, [*rest, "--check-only", "--world-size", str(given.ranks)])
         if code != 0:
             return code
-    return launch.on_ranks(module, rest, ranks=given.ranks, hosts=given.hosts)
+    return launch.on_ranks(module, rest, ranks=given.ranks, hosts=given.hosts, launcher=given.on)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starting the programs of the other packages: Spark jobs under spark-submit, training on ranks under horovodrun."""
+"""Starting the programs of the other packages: Spark jobs under spark-submit, training under horovodrun or torchrun."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from pipelines import profiles
+from schemas.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 # Spark makes one method of a stage's joins; the JVM would interpret what has over 8,000 bytes of code.
@@ -22,6 +24,7 @@ _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
 _CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 _USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off"
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+Launcher = Literal["horovod", "torch"]
 _SHIPPED = ("schemas", "spark_jobs")
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
 
@@ -72,13 +75,21 @@ def program(module: str, arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", module, *arguments], env=environment(), check=False).returncode
 
 
-def on_ranks(module: str, arguments: Sequence[str], *, ranks: int, hosts: str | None = None) -> int:
+def on_ranks(
+    module: str, arguments: Sequence[str], *, ranks: int, hosts: str | None = None, launcher: Launcher = "horovod"
+) -> int:
     """Run `python -m module` on as many ranks as asked; give the exit code.
 
-    More than one start under horovodrun with gloo; the marks it puts before each line are taken off again.
+    More than one start under horovodrun with gloo, whose marks before each line are taken off again, or under torchrun.
     """
     if ranks == 1 and hosts is None:
         return program(module, arguments)
+    if launcher == "torch":
+        if hosts is not None:
+            raise UserError("--hosts is horovodrun's: start torchrun itself on each host, with its --nnodes.")
+        here = ["--standalone", "--nproc-per-node", str(ranks)]
+        # Behind the -- torchrun takes nothing for an abbreviation of its own options, as it did --run.
+        return program("torch.distributed.run", [*here, "-m", "--", module, *arguments])
     command = [_program("horovodrun"), "-np", str(ranks), "--gloo"]
     command += ["-H", hosts] if hosts is not None else []
     command += [sys.executable, "-m", module, *arguments]

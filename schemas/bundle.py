@@ -22,6 +22,8 @@ class SplitMetrics(Strict):
     sampled: dict[str, float] = {}
     heads: dict[str, dict[str, float]] = {}
     """By label, as the snapshot names it."""
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    """By label and metric: where 95 of 100 such samples of users would put it."""
 
 
 class BundleManifest(Strict):

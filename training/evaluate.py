@@ -6,14 +6,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from schemas.bundle import RunEvaluation
+from rich.console import Console
+from rich.table import Table
+
+from schemas.bundle import RunEvaluation, SplitMetrics
 from schemas.programs import Parser
 from schemas.snapshot import open_snapshot
 from schemas.storage import absolute
+from training.bootstrap import bootstrap
 from training.bundle import load_bundle
 from training.loop import Trainer
 from training.models.popularity import Popularity
 from training.programs import device, run, speaker
+from training.ranking import Ranking
 from training.ranks import Ranks
 from training.retrieval import Retrieval
 from training.run_folder import RunFolder
@@ -37,7 +42,7 @@ def evaluate(ranks: Ranks, *, folder: RunFolder, split: str) -> None:
             split=split,
             snapshot=bundle.manifest.snapshot,
             query_grain=bundle.manifest.query_grain,
-            model=trainer.evaluate(split),
+            model=with_intervals(trainer, split),
             popularity=trainer.evaluate(split, baseline) if baseline is not None else None,
         )
         if ranks.rank == 0:
@@ -46,7 +51,29 @@ def evaluate(ranks: Ranks, *, folder: RunFolder, split: str) -> None:
         beside = f" (popularity {result.popularity.full[name]:.4f})" if result.popularity is not None else ""
         say(f"{split} {name}: {value:.4f}{beside}")
     for head, found in result.model.heads.items():
-        say(f"{split} {head}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        if ranks.rank == 0:
+            show(split, head, found, result.model.intervals.get(head, {}))
+
+
+def with_intervals(trainer: Trainer, split: str) -> SplitMetrics:
+    """The split's metrics; of a ranker, with the interval of each."""
+    metrics, task = trainer.evaluate(split), trainer.task
+    if not isinstance(task, Ranking):
+        return metrics
+    rows = task.scored(trainer.held_out(split, task))
+    intervals = {head: bootstrap(scored, trainer.ranks) for head, scored in rows.heads.items()}
+    return metrics.model_copy(update={"intervals": intervals})
+
+
+def show(split: str, head: str, found: dict[str, float], intervals: dict[str, tuple[float, float]]) -> None:
+    table = Table(title=f"{split}: {head}", title_justify="left")
+    for name in ("metric", "value", "95 % of samples of users"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, value in found.items():
+        low, high = intervals.get(name, (None, None))
+        shown = f"{value:,.0f}" if name in ("rows", "users") else f"{value:.4f}"
+        table.add_row(name, shown, f"{low:.4f} to {high:.4f}" if low is not None else "")
+    Console().print(table)
 
 
 def main(arguments: list[str] | None = None) -> int:

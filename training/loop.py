@@ -169,12 +169,15 @@ class Trainer:
             seconds=time.monotonic() - began,
         )
 
+    def held_out(self, split: str, task: Task) -> Iterator[Batch]:
+        """The rank's batches of valid or test, in the same order for every task."""
+        task.model.eval()
+        return (batch.to(self.device) for batch in self.feed(split, task.held_out_columns, shuffle=False))
+
     def evaluate(self, split: str, task: Task | None = None) -> SplitMetrics:
         """Metrics of a split, of what is trained or of another; raises LedgerError unless every row was judged."""
         task = task or self.task
-        task.model.eval()
-        feed = self.feed(split, task.held_out_columns, shuffle=False)
-        result = task.evaluate(batch.to(self.device) for batch in feed)
+        result = task.evaluate(self.held_out(split, task))
         check_rows_seen(
             split,
             expected_rows=self.snapshot.manifest.rows(split),

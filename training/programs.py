@@ -36,11 +36,13 @@ def run(name: str, work: Callable[[Ranks], None]) -> int:
 def share_cores() -> None:
     """Divide the machine's cores among its ranks: left alone, torch takes all of them for every rank.
 
-    OMP_NUM_THREADS, where it is set, is the user's own choice and stays.
+    OMP_NUM_THREADS, where it is set, is the user's own choice and stays; but torchrun itself sets it to 1 for several
+    ranks, however many cores there are.
     """
-    if "OMP_NUM_THREADS" in os.environ:
+    by_torchrun = "LOCAL_WORLD_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if "OMP_NUM_THREADS" in os.environ and not by_torchrun:
         return
-    local_ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    local_ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
 
 

@@ -14,12 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schemas.bundle import SplitMetrics
+from schemas.errors import UserError
+from schemas.features import NUM_RESERVED
 from schemas.ledger import ROW_ID_MODULUS
 from training.batch import Batch
 from training.click_metrics import Scored, click_metrics
 from training.models.ranker import Ranker
 from training.ranks import Ranks
 from training.recipe import CHOOSING, HeadsSettings, Recipe
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """A rank's held-out rows by head, those left out whose label is not known; and the count and ids of all."""
+
+    heads: dict[str, Scored]
+    count: int
+    id_sum: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,26 +67,38 @@ class Ranking:
             loss_BT = loss_BT * batch["weight"].unsqueeze(1)
         return loss_BT.sum()
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> SplitMetrics:
-        probabilities, labels, groups, row_ids, id_sum = [], [], [], 0, 0
+        rows = self.scored(batches)
+        return self.metrics(rows)
+
+    def metrics(self, rows: ScoredRows) -> SplitMetrics:
+        found = {}
+        for name, scored in rows.heads.items():
+            try:
+                found[name] = click_metrics(scored, self.ranks)
+            except ValueError as error:  # on every rank alike
+                raise UserError(f"head {name!r}: {error}.") from None
+        count, ids = self.ranks.sum(torch.tensor([rows.count, rows.id_sum]), "held_out_rows").tolist()
+        return SplitMetrics(num_rows=count, row_id_sum=ids % ROW_ID_MODULUS, heads=found)
+
+    @torch.no_grad()
+    def scored(self, batches: Iterable[Batch]) -> ScoredRows:
+        """What the model says of each of this rank's rows, and what came of it; 5 bytes a row and head, 8 a user."""
+        probabilities, labels, users, count, id_sum = [], [], [], 0, 0
         for batch in batches:  # also those without rows: the look-up of sharded tables waits for every rank
             probabilities.append(self.model(batch).sigmoid().float().cpu().numpy())
             labels.append(self._labels(batch).cpu().numpy())
-            users = batch["user_idx"] if "user_idx" in batch.columns else batch["row_id"]
-            groups.append(users.cpu().numpy().astype(np.int64))
-            row_ids += batch.num_rows
+            users.append(_users(batch).cpu().numpy())
+            count += batch.num_rows
             id_sum += int((batch["row_id"] % ROW_ID_MODULUS).sum())
-        probability_RT, label_RT, group_R = (np.concatenate(parts) for parts in (probabilities, labels, groups))
-        found = {}
+        probability_RT, label_RT, user_R = (np.concatenate(parts) for parts in (probabilities, labels, users))
+        heads = {}
         for place, name in enumerate(self.heads):
             known = np.isfinite(label_RT[:, place])
-            scored = Scored(
-                probability=probability_RT[known, place], label=label_RT[known, place], group=group_R[known]
+            heads[name] = Scored(
+                probability=probability_RT[known, place], label=label_RT[known, place], group=user_R[known]
             )
-            found[name] = click_metrics(scored, self.ranks)
-        rows, ids = self.ranks.sum(torch.tensor([row_ids, id_sum]), "held_out_rows").tolist()
-        return SplitMetrics(num_rows=rows, row_id_sum=ids % ROW_ID_MODULUS, heads=found)
+        return ScoredRows(heads, count, id_sum)
 
     def chosen(self, metrics: SplitMetrics) -> float:
         return metrics.heads[next(iter(self.heads))][self.recipe.chosen_by]
@@ -89,3 +112,12 @@ class Ranking:
 
     def _labels(self, batch: Batch) -> Tensor:
         return torch.stack([batch[name] for name in self.heads], dim=1)
+
+
+def _users(batch: Batch) -> Tensor:
+    """The user of each row, int64; who is not known, or new, is a user for each row."""
+    alone = batch["row_id"] | (1 << 62)
+    if "user_idx" not in batch.columns:
+        return alone
+    user = batch["user_idx"].long()
+    return torch.where(user < NUM_RESERVED, alone, user)

@@ -1,4 +1,4 @@
-"""The ranks of a training job: Horovod's, or one process alone. The one place that imports Horovod."""
+"""The ranks of a training job: Horovod's, torchrun's, or one process alone. The one place that imports Horovod."""
 
 from __future__ import annotations
 
@@ -146,5 +146,11 @@ def _awaited(hvd: Any, handle: Any) -> Any:
 
 
 def start_ranks() -> Ranks:
-    """Join the job that this process was launched in."""
-    return HorovodRanks() if "HOROVOD_SIZE" in os.environ else OneRank()
+    """Join the job that this process was launched in: horovodrun's, torchrun's, or none."""
+    if "HOROVOD_SIZE" in os.environ:
+        return HorovodRanks()
+    if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
+        from training.torch_ranks import TorchRanks
+
+        return TorchRanks()
+    return OneRank()

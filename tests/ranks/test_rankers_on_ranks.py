@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipelines import launch
+from pipelines.cli import main
 from tests.snapshots import make_snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -35,17 +36,40 @@ def train(url: str, run: Path, recipe: str, ranks: int, **more: object) -> list[
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("tables", ["sharded", "replicated"])
-def test_ranks_with_unequal_shares_of_a_batch_learn_what_one_rank_learns_of_it(tmp_path, tables):
+def test_ranks_with_unequal_shares_of_a_batch_learn_what_one_rank_learns_of_it(tmp_path):
     url = make_snapshot(tmp_path / "s", [[600]])
-    found = {}
-    for ranks in (1, 2, 3):
-        out = tmp_path / f"{ranks}.json"
-        assert launch.on_ranks("tests.ranks.ranker_program", [url, tables, str(out)], ranks=ranks) == 0
-        found[ranks] = json.loads(out.read_text())
-    for ranks in (2, 3):
-        assert found[ranks]["losses"] == pytest.approx(found[1]["losses"], rel=1e-5)
-        assert found[ranks]["logits"] == pytest.approx(found[1]["logits"], abs=1e-4)
+
+    def learned(ranks: int, launcher: launch.Launcher) -> dict[str, dict[str, list[float]]]:
+        out = tmp_path / f"{ranks}-{launcher}.json"
+        code = launch.on_ranks("tests.ranks.ranker_program", [url, str(out)], ranks=ranks, launcher=launcher)
+        assert code == 0
+        return json.loads(out.read_text())
+
+    alone = learned(1, "horovod")
+    for ranks, launcher in ((2, "horovod"), (3, "horovod"), (3, "torch")):
+        for tables, found in learned(ranks, launcher).items():
+            assert found["losses"] == pytest.approx(alone[tables]["losses"], rel=1e-5)
+            assert found["logits"] == pytest.approx(alone[tables]["logits"], abs=1e-4)
+
+
+def test_torchrun_trains_and_evaluates_as_horovod_does(tmp_path, capfd):
+    url = make_snapshot(tmp_path / "s", [[300], [201]], valid_rows=61)
+    arguments = ["train", "--snapshot", url, "--recipe", "dlrm", "--ranks", "2", "--set", "epochs=2"]
+    arguments += ["--set", "batch_size_per_rank=32", "--set", "model.tables=sharded"]
+    epochs = {}
+    for on in ("horovod", "torch"):
+        assert main([*arguments, "--run", str(tmp_path / on), "--on", on]) == 0
+        lines = (tmp_path / on / "metrics.jsonl").read_text().splitlines()
+        epochs[on] = [json.loads(line) for line in lines]
+        assert main(["evaluate", "--run", str(tmp_path / on), "--ranks", "2", "--on", on]) == 0
+    for here, there in zip(epochs["horovod"], epochs["torch"], strict=True):
+        assert (there["rows"], there["valid"]["num_rows"]) == (501, 61)
+        assert there["loss"] == pytest.approx(here["loss"], rel=1e-5)
+        assert there["valid"]["heads"]["label"] == pytest.approx(here["valid"]["heads"]["label"], abs=1e-4)
+    capfd.readouterr()
+    runs = [str(tmp_path / on) for on in ("horovod", "torch")]
+    assert main(["compare", *runs, "--ranks", "2", "--on", "torch"]) == 0
+    assert "test, label: the first run minus the second" in capfd.readouterr().out
 
 
 def test_two_ranks_train_and_evaluate_as_one_does(tmp_path):
