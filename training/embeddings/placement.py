@@ -53,11 +53,14 @@ class Placement:
 
     def lines(self) -> list[str]:
         """The plan as a person reads it, the largest tables first."""
-        shown = [f"{'table':<28} {'rows':>13} {'MB':>9}  {'placed':<11} {'MB a step: whole':>16} {'by rows':>9}"]
+        wide = max(len(table.name) for table in self.tables) if self.tables else 0
+        shown = [f"{'table':<{wide}} {'rows':>13} {'MB':>9}  {'placed':<11} {'MB a step: whole':>16} {'by rows':>9}"]
         for table in sorted(self.tables, key=lambda table: -table.rows):
             placed = "by rows" if table.is_sharded else "whole"
             sizes = [_mb(table.bytes), _mb(table.replicated_bytes), _mb(table.sharded_bytes)]
-            shown.append(f"{table.name:<28} {table.rows:>13,} {sizes[0]:>9}  {placed:<11} {sizes[1]:>16} {sizes[2]:>9}")
+            shown.append(
+                f"{table.name:<{wide}} {table.rows:>13,} {sizes[0]:>9}  {placed:<11} {sizes[1]:>16} {sizes[2]:>9}"
+            )
         shown.append(f"{_mb(self.bytes_per_rank)} MB of tables on each of {self.world_size} rank(s)")
         return shown
 

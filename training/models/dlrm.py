@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from schemas.errors import UserError
 from training.models.ranker import Ranker, layers
 
 
@@ -21,6 +22,8 @@ class DLRM(Ranker):
         settings, width = self.settings, self.settings.width
         self.bottom = layers((len(self.numbers), *settings.bottom, width)) if self.numbers else None
         vectors = len(self.indices) + (self.bottom is not None)
+        if vectors < 2:
+            raise UserError("dlrm learns from pairs of features, and the snapshot has one: take dcn_v2.")
         pairs = torch.triu_indices(vectors, vectors, offset=1)
         self.register_buffer("pair", pairs[0] * vectors + pairs[1], persistent=False)
         seen = pairs.shape[1] + (width if self.bottom is not None else 0)
