@@ -88,7 +88,7 @@ class Ranking:
         for batch in batches:  # also those without rows: the look-up of sharded tables waits for every rank
             probabilities.append(self.model(batch).sigmoid().float().cpu().numpy())
             labels.append(self._labels(batch).cpu().numpy())
-            users.append(_users(batch).cpu().numpy())
+            users.append(users_of(batch).cpu().numpy())
             count += batch.num_rows
             id_sum += int((batch["row_id"] % ROW_ID_MODULUS).sum())
         probability_RT, label_RT, user_R = (np.concatenate(parts) for parts in (probabilities, labels, users))
@@ -114,7 +114,7 @@ class Ranking:
         return torch.stack([batch[name] for name in self.heads], dim=1)
 
 
-def _users(batch: Batch) -> Tensor:
+def users_of(batch: Batch) -> Tensor:
     """The user of each row, int64; who is not known, or new, is a user for each row."""
     alone = batch["row_id"] | (1 << 62)
     if "user_idx" not in batch.columns:

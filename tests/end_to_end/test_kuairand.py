@@ -92,3 +92,19 @@ def test_a_model_trains_on_the_snapshot_and_beats_popularity(folder: Path) -> No
     _headrace("evaluate", "--run", f"{run}")
     found = RunEvaluation.model_validate_json((run / "evaluation-test.json").read_text())
     assert found.model.full["ndcg@10"] > found.popularity.full["ndcg@10"]
+
+
+def test_a_ranker_with_three_heads_knows_more_of_them_than_their_base_rates(folder: Path) -> None:
+    run = folder / "clicks"
+    heads = "loss.heads={label: 1.0, label_long_view: 0.5, label_is_like: 0.5}"
+    settings = ("--set", heads, "--set", "epochs=1", "--ranks", "2")
+    _headrace("train", "--snapshot", f"{folder / 'snapshot'}", "--recipe", "dcn_v2", "--run", f"{run}", *settings)
+    shown = _headrace("evaluate", "--run", f"{run}")
+    assert "test: label_long_view" in shown
+    found = RunEvaluation.model_validate_json((run / "evaluation-test.json").read_text()).model
+    for head, least in (("label", 0.72), ("label_long_view", 0.71), ("label_is_like", 0.68)):
+        low, high = found.intervals[head]["auc"]
+        assert low < found.heads[head]["auc"] < high
+        assert found.heads[head]["auc"] > least
+        assert found.heads[head]["normalised_entropy"] < 1
+        assert 0.8 < found.heads[head]["calibration"] < 1.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from schemas.snapshot import open_snapshot
 from tests.snapshots import NUM_ITEMS, make_snapshot
 from training.batch import Batch
 from training.bundle import load_bundle
+from training.compare import compare_runs
 from training.loop import Trainer
+from training.models.build import build_model
 from training.models.dcn_v2 import Cross, DCNv2
 from training.models.dlrm import DLRM
-from training.ranking import Ranking
+from training.ranking import Ranking, users_of
 from training.ranks import OneRank
 from training.recipe import read_recipe
 from training.run_folder import RunFolder
@@ -162,3 +165,34 @@ def test_a_valid_split_of_one_class_is_named_where_the_epoch_is_chosen_by_auc(tm
     recipe = read_recipe("dlrm", [*SMALL, "epochs=1"])
     with pytest.raises(UserError, match=r"valid has no auc: its 1 rows are too few, or their labels all of one class"):
         train(OneRank(), snapshot_url=url, recipe=recipe, folder=RunFolder(tmp_path / "run"), check_only=False)
+
+
+def test_one_feature_alone_has_no_pairs(url):
+    transform, recipe = open_snapshot(url).transform, read_recipe("dlrm", SMALL)
+    alone = transform.model_copy(update={"features": transform.features[:1]})
+    with pytest.raises(UserError, match="dlrm learns from pairs of features, and the snapshot has one: take dcn_v2"):
+        build_model(recipe, alone, {})
+
+
+def test_runs_of_different_snapshots_or_of_retrievers_are_not_compared(url, tmp_path):
+    other = make_snapshot(tmp_path / "other", [[100]])
+    runs = {}
+    for name, where, recipe in (("one", url, "dlrm"), ("two", other, "dlrm"), ("three", url, "matrix_factorisation")):
+        small = SMALL if recipe == "dlrm" else ["model.width=4"]
+        runs[name] = RunFolder(tmp_path / name)
+        settings = read_recipe(recipe, [*small, "epochs=1"])
+        train(OneRank(), snapshot_url=where, recipe=settings, folder=runs[name], check_only=False)
+    with pytest.raises(UserError, match="trained on different snapshots"):
+        compare_runs(OneRank(), (runs["one"].path, runs["two"].path), "test", 10)
+    with pytest.raises(UserError, match="three holds a retriever: compare is for rankers"):
+        compare_runs(OneRank(), (runs["one"].path, runs["three"].path), "test", 10)
+    same = compare_runs(OneRank(), (runs["one"].path, runs["one"].path), "test", 10)
+    assert {one.difference for one in same["label"].values() if not math.isnan(one.difference)} == {0.0}
+
+
+def test_users_who_are_not_known_are_each_their_own():
+    columns = {"row_id": torch.tensor([7, 8, 9, 10]), "user_idx": torch.tensor([5, 2, 2, 5], dtype=torch.int32)}
+    batch = Batch(columns=columns, positions=torch.arange(4), global_rows=4, step=0)
+    first, second, third, fourth = users_of(batch).tolist()
+    assert first == fourth == 5
+    assert len({first, second, third}) == 3

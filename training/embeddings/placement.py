@@ -57,10 +57,8 @@ class Placement:
         shown = [f"{'table':<{wide}} {'rows':>13} {'MB':>9}  {'placed':<11} {'MB a step: whole':>16} {'by rows':>9}"]
         for table in sorted(self.tables, key=lambda table: -table.rows):
             placed = "by rows" if table.is_sharded else "whole"
-            sizes = [_mb(table.bytes), _mb(table.replicated_bytes), _mb(table.sharded_bytes)]
-            shown.append(
-                f"{table.name:<{wide}} {table.rows:>13,} {sizes[0]:>9}  {placed:<11} {sizes[1]:>16} {sizes[2]:>9}"
-            )
+            size, whole, by_rows = map(_mb, (table.bytes, table.replicated_bytes, table.sharded_bytes))
+            shown.append(f"{table.name:<{wide}} {table.rows:>13,} {size:>9}  {placed:<11} {whole:>16} {by_rows:>9}")
         shown.append(f"{_mb(self.bytes_per_rank)} MB of tables on each of {self.world_size} rank(s)")
         return shown
 
