@@ -56,6 +56,8 @@ class Trainer:
     """Steps between checkpoints within an epoch; 0 writes those after epochs alone."""
     trace: Trace | None = None
     """Told of every batch of train that was learned from."""
+    note: Callable[..., None] = lambda *_, **__: None
+    """Told what the rank turns to; the watchdog's `does`."""
 
     def train(self, run: RunFolder) -> Progress:
         """Train until the epochs or the patience are spent, going on from the run's last checkpoint."""
@@ -202,14 +204,18 @@ class Trainer:
         """The batches; on rank 0 a line now and then that says how far the epoch is."""
         num_steps, began = feed.plan().num_steps, time.monotonic()
         done_before, last_said = num_steps - len(feed), began
+        self.note(f"reads the first rows of epoch {epoch}")
         for batch in feed:
+            self.note(f"computes step {batch.step} of epoch {epoch}")
             yield batch
+            self.note(f"reads after step {batch.step} of epoch {epoch}", rows=batch.num_rows)
             now = time.monotonic()
             if self.ranks.rank == 0 and now - last_said > _SECONDS_BETWEEN_PROGRESS_LINES:
                 last_said = now
                 done = (batch.step + 1) / num_steps
                 left = (now - began) * (num_steps - batch.step - 1) / (batch.step + 1 - done_before)
                 self.say(f"epoch {epoch}: step {batch.step + 1} of {num_steps} ({done:.0%}), {left:.0f} s left")
+        self.note(f"has come to the end of its rows of epoch {epoch}")
 
     def _report(self, epoch: int, result: EpochResult, valid: SplitMetrics, *, is_best: bool) -> None:
         chosen, best = self.recipe.chosen_by, " (best)" if is_best else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
 from training.step_trace import writer_of_steps
 from training.tasks import catalogue_of, fresh_model, task_of
+from training.watchdog import Watchdog, WatchedRanks
+
+STALL_LIMIT_S = 600.0
 
 
 def train(
@@ -34,9 +38,12 @@ def train(
     check_only: bool,
     checkpoint_every: int = 0,
     trace: Path | None = None,
+    stall_limit_s: float = STALL_LIMIT_S,
 ) -> None:
     """Train, and publish the bundle of the epoch that is best on valid; test is not looked at."""
     say = speaker("train", ranks)
+    watchdog = Watchdog(folder.path / "ranks", ranks.rank, ranks.size, limit_s=stall_limit_s)
+    ranks = WatchedRanks(ranks, watchdog)
     snapshot = open_snapshot(snapshot_url)
     settings = settings_of(snapshot, recipe)
     folder.check(settings)
@@ -51,6 +58,7 @@ def train(
         say=say,
         checkpoint_every=checkpoint_every,
         trace=None if check_only or trace is None else writer_of_steps(trace, ranks.rank),
+        note=watchdog.does,
     )
     trainer.feed("train", ("row_id",))  # refuses what cannot be shared out, before anything is written
     if check_only:
@@ -66,7 +74,8 @@ def train(
     for tables in tables_of(model):
         for line in tables.placement.lines():
             say(line)
-    progress = trainer.train(folder)
+    with watchdog if ranks.size > 1 else nullcontext():
+        progress = trainer.train(folder)
     if ranks.rank == 0:
         folder.publish_bundle(folder.checkpoints.best(progress), catalogue, describe(trainer, folder, progress))
     say(f"best epoch {progress.best_epoch}: valid {recipe.chosen_by} {abs(progress.best_value):.4f}")
@@ -119,6 +128,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--checkpoint-every", type=int, default=0, metavar="STEPS", help="checkpoints within an epoch, too (0: none)"
     )
     command.add_argument("--trace", help="folder for a line a step and rank: rows, their ids, loss")
+    command.add_argument(
+        "--stall-limit",
+        type=float,
+        default=STALL_LIMIT_S,
+        metavar="SECONDS",
+        help=f"how long a rank waits for others before it ends the job and says for whom ({STALL_LIMIT_S:.0f})",
+    )
     command.add_argument("--check-only", action="store_true", help="check settings and data, and train nothing")
     command.add_argument("--world-size", type=int, default=1, help="with --check-only: ranks to check for (1)")
     given = command.parse_args(arguments)
@@ -132,6 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
             check_only=given.check_only,
             checkpoint_every=given.checkpoint_every,
             trace=Path(absolute(given.trace)) if given.trace else None,
+            stall_limit_s=given.stall_limit,
         )
 
     return run("train", work)
