@@ -30,21 +30,21 @@ def evaluate(
     batches: Iterable[Batch],
     ranks: Ranks,
     *,
-    num_items: int,
+    counts: Tensor,
     ks: Sequence[int],
     device: torch.device,
 ) -> SplitMetrics:
-    """Rank every row of the batches, on all ranks together.
+    """Rank every row of the batches, on all ranks together; `counts`, shape (N,), are of the items in train.
 
     Items that the user has seen are left out of the full ranking, the row's own item never; ties go to the lower
     index. An item that was not in train cannot be recommended: it counts as relevant and as missed.
-    `full` ranks all items but those seen, `sampled` the row's given negatives. Coverage@k is the share of items that
-    stand within anyone's first k.
+    `full` ranks all items but those seen, `sampled` the row's given negatives; of_lists says what `full` has beside.
     """
+    num_items = len(counts)
     item_idx_N = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=device)
     items_ND = model.items(item_idx_N)
     queries, full, sampled, id_sum = [], [], [], 0
-    listed = torch.zeros(len(ks), num_items, dtype=torch.int64)
+    listed = torch.zeros(len(ks) + 1, num_items, dtype=torch.int64)  # the last: how often each was chosen
     for batch in batches:
         if batch.num_rows == 0:
             continue
@@ -58,14 +58,14 @@ def evaluate(
         sampled.append(sampled_ranks(scores_BN, target_B, batch.ragged("negatives")).cpu().numpy())
         top_BK = masked(scores_BN, batch.ragged("seen")).topk(min(max(ks), num_items), dim=1).indices
         for place, k in enumerate(ks):
-            listed[place, top_BK[:, :k].flatten().cpu()] = 1
+            listed[place] += torch.bincount(top_BK[:, :k].flatten().cpu(), minlength=num_items)
+        listed[-1] += torch.bincount(target_B[target_B >= 0].cpu(), minlength=num_items)
         id_sum += int((batch["row_id"] % ROW_ID_MODULUS).sum())
     every_query = ranks.gather(_stacked(queries, np.int64), "query_id")
     every_full = ranks.gather(_stacked(full, np.int32), "full_rank")
     every_sampled = ranks.gather(_stacked(sampled, np.int32), "sampled_rank")
-    coverage = (ranks.sum(listed, "listed") > 0).float().mean(1)
     full_metrics = ranking_metrics(every_query, every_full, ks)
-    full_metrics |= {f"coverage@{k}": float(share) for k, share in zip(ks, coverage, strict=True)}
+    full_metrics |= of_lists(ranks.sum(listed, "listed"), counts.cpu(), ks)
     return SplitMetrics(
         full=full_metrics,
         sampled=ranking_metrics(every_query, every_sampled, ks),
@@ -73,6 +73,24 @@ def evaluate(
         num_queries=len(np.unique(every_query)),
         row_id_sum=int(ranks.sum(torch.tensor([id_sum]), "row_id_sum")) % ROW_ID_MODULUS,
     )
+
+
+def of_lists(listed_KN: Tensor, counts_N: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    """What the lists are like, from how often each item stands within a first k; the last row is of chosen items.
+
+    Coverage@k: share of items that stand in anyone's list. Novelty@k: mean of -log2 of an item's share of train's rows
+    (Zhou et al. 2010, self-information), in bits. Popularity_lift@k: how much more popular in train the listed items
+    are than those that users chose, 0 for as popular (Abdollahpouri et al. 2020, section 3).
+    """
+    share_N = counts_N.clamp(min=1).double() / counts_N.clamp(min=1).sum()
+    weights_KN = listed_KN.double() / listed_KN.sum(1, keepdim=True)
+    novelty_K, popularity_K = weights_KN @ -share_N.log2(), weights_KN @ share_N
+    found = {}
+    for place, k in enumerate(ks):
+        found[f"coverage@{k}"] = float((listed_KN[place] > 0).double().mean())
+        found[f"novelty@{k}"] = float(novelty_K[place])
+        found[f"popularity_lift@{k}"] = float(popularity_K[place] / popularity_K[-1] - 1)
+    return found
 
 
 def full_ranks(scores_BN: Tensor, target_B: Tensor, seen: Ragged) -> Tensor:

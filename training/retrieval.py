@@ -69,7 +69,7 @@ class Retrieval:
             self.retriever,
             batches,
             self.ranks,
-            num_items=self.catalogue.num_items,
+            counts=self.catalogue.counts,
             ks=self.recipe.ks,
             device=self.device,
         )

@@ -70,7 +70,9 @@ def test_an_evaluation_by_hand():
         global_rows=2,
         step=0,
     )
-    found = evaluate(Fixed(), [batch], OneRank(), num_items=4, ks=(1, 2), device=torch.device("cpu"))
+    found = evaluate(
+        Fixed(), [batch], OneRank(), counts=torch.tensor([8, 4, 2, 2]), ks=(1, 2), device=torch.device("cpu")
+    )
     # Row 0: item 1 (3.0) behind item 2 (4.0), item 0 was seen: rank 2. Row 1: item 0 (0.0) is last: rank 4.
     assert found.full["recall@1"] == 0.0
     assert found.full["recall@2"] == 0.5
@@ -78,6 +80,10 @@ def test_an_evaluation_by_hand():
     # Firsts: item 2 for row 0, item 1 for row 1; first two: 2 and 1, 1 and 2.
     assert found.full["coverage@1"] == 0.5
     assert found.full["coverage@2"] == 0.5
+    # Shares of train: 1/2, 1/4, 1/8, 1/8; so 3 bits for item 2, 2 for item 1.
+    assert found.full["novelty@1"] == found.full["novelty@2"] == 2.5
+    # Listed first, on average (1/8 + 1/4) / 2 = 3/16; chosen, items 1 and 0: (1/4 + 1/2) / 2 = 6/16.
+    assert found.full["popularity_lift@1"] == pytest.approx(3 / 6 - 1)
     # Among negatives: row 0 before item 3: rank 1; row 1 behind both: rank 3.
     assert found.sampled["recall@1"] == 0.5
     assert found.sampled["recall@2"] == 0.5
@@ -97,4 +103,4 @@ def test_scores_that_are_no_numbers_are_refused():
         step=0,
     )
     with pytest.raises(ValueError, match="no finite numbers"):
-        evaluate(Broken(), [batch], OneRank(), num_items=4, ks=(1,), device=torch.device("cpu"))
+        evaluate(Broken(), [batch], OneRank(), counts=torch.ones(4), ks=(1,), device=torch.device("cpu"))
