@@ -21,8 +21,12 @@ check: setup ## lint, format and types, without changing anything
 	ruff format --check .
 	mypy
 
+# Most tests start a JVM or ranks and leave a core idle while these start. A file stays with one worker, for what its
+# tests share; a worker's Spark takes a quarter of the memory.
+TEST_WORKERS ?= 2
+
 test: check ## check, then every test, slow ones too
-	$(PYTHON_IN) -m pytest
+	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 test-fast: setup ## the tests that take seconds
 	$(PYTHON_IN) -m pytest -m "not slow"
