@@ -23,9 +23,9 @@ JOBS = {
 # A module named `profile` would hide Python's own from every job, for spark-submit looks in their folder first.
 JOB_FILES = {"profile": "profile_snapshot"}
 PROGRAMS = {
-    "train": "snapshot -> run with checkpoints and bundle (Horovod ranks)",
-    "evaluate": "metrics of a run on a split, beside popularity or with intervals (Horovod ranks)",
-    "compare": "whether two rankers differ by more than chance (Horovod ranks)",
+    "train": "snapshot -> run with checkpoints and bundle (on ranks)",
+    "evaluate": "metrics of a run on a split, beside popularity or with intervals (on ranks)",
+    "compare": "whether two rankers differ by more than chance (on ranks)",
 }
 MEASURES = {
     "check": "prove that a snapshot is whole, its ids fit and its layout fits the ranks",

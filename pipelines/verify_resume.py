@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Learned:
 
 def verify(given: argparse.Namespace, rest: Sequence[str]) -> bool:
     """Train twice, the second time killed and gone on with; print how they compare, and say whether they are equal."""
+    if given.ranks < 1 or given.checkpoint_every < 1:
+        raise UserError("--ranks and --checkpoint-every take 1 or more.")
     to = Path(absolute(given.to))
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{to} is not empty: give --to another folder.")
@@ -116,7 +119,8 @@ def kill_when(trace: Path, steps: int, arguments: Sequence[str], ranks: int) -> 
         time.sleep(_POLL_S)
         done = min((len(_lines(file)) for file in trace.glob("steps-*.jsonl")), default=0)
     for pid in _with_mark(mark):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # its launcher, or another rank, was quicker
+            os.kill(pid, signal.SIGKILL)
     if process.wait() == 0:
         raise UserError("the run ended before it could be killed: lower --kill-after, or train on more rows.")
     if done < steps:

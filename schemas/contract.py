@@ -89,7 +89,7 @@ class Column(Strict):
         allowed = _TYPES_OF_ROLE.get(self.role)
         if allowed is not None and self.type not in allowed:
             raise ValueError(f"role {self.role!r} needs one of the types {sorted(allowed)}, not {self.type!r}")
-        if self.role in ("user", "item", "event_time", "valid_from") and self.nullable:
+        if self.role in ("user", "item", "event_time", "valid_from", "weight", "propensity") and self.nullable:
             raise ValueError(f"a column with role {self.role!r} cannot be nullable")
         if self.range is not None and self.type in ("string", "list<string>", "boolean"):
             raise ValueError(f"a range needs a number, and the type is {self.type!r}")

@@ -76,7 +76,7 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
                 f"Name it otherwise, with `source: {table.column(column).raw_name}`, and ingest again."
             )
     names = {column_name(feature) for feature in wanted.features}
-    if clash := sorted(names & (_TAKEN["events"] | _TAKEN["items"] | _TAKEN["users"])):
+    if clash := sorted(names & (_TAKEN["events"] | _TAKEN["items"] | _TAKEN["users"] | {*contract.labels})):
         raise UserError(f"feature set {wanted.name}: a snapshot has a column {clash[0]!r} already: give another name.")
     has = {role: bool(contract.events.with_role(role)) for role in ("user", "item", "label")}
     if any(feature.kind == "rate" for feature in wanted.features) and not has["label"]:
@@ -159,9 +159,7 @@ def _read_events(
         for role in ("user", "item")
         for column in table.with_role(role)
     ]
-    measures = [
-        _measure(column).alias(name) for name, column in _measures(parent.manifest.contract).items()
-    ]
+    measures = [_measure(column).alias(name) for name, column in _measures(parent.manifest.contract).items()]
     own = {parts(source)[1] for source in columns if parts(source)[0] == "events"}
     plain = [column.name for column in table.columns if column.name in own and column.role not in _OWN_NAMES]
     return events.select(

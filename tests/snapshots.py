@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.contract import Contract, read_contract
+from schemas.contract import Column, Contract, read_contract
 from schemas.features import NUM_RESERVED, FeatureTransform, HistoryFeature, IndexFeature, NumberFeature, Vocabulary
 from schemas.ledger import ROW_ID_MODULUS, Ledger, SplitLedger, TableLedger
 from schemas.manifest import MANIFEST, DataFile, Manifest
@@ -68,7 +68,13 @@ def split_table(num_rows: int, *, first_id: int, held_out: bool, seed: int = 0) 
 
 
 def contract() -> Contract:
-    return read_contract("ml-100k")
+    """MovieLens's, with clicks and likes for labels instead of its ratings."""
+    base = read_contract("ml-100k")
+    rated = [column for column in base.events.columns if column.role == "label"]
+    kept = tuple(c.model_copy(update={"role": "none"}) if c in rated else c for c in base.events.columns)
+    clicked = Column(name="clicked", type="int32", role="label", one_of=("0", "1"), meaning="clicked")
+    liked = Column(name="like", type="int32", role="label", one_of=("0", "1"), nullable=True, meaning="liked, if asked")
+    return base.model_copy(update={"events": base.events.model_copy(update={"columns": (*kept, clicked, liked)})})
 
 
 def make_snapshot(

@@ -120,6 +120,9 @@ class Checkpoints:
         save_weights(draft / WEIGHTS, model)
         torch.save(optimizer.state_dict(), draft / OPTIMIZER)
         write_json(draft / PROGRESS, progress.model_dump())
+        for file in draft.iterdir():
+            with file.open("rb") as content:
+                os.fsync(content.fileno())
         target = self.folder / progress.name
         if target.exists():  # left by a run that died between this rename and its clean-up, and trained again
             shutil.rmtree(target)
@@ -140,7 +143,7 @@ class Checkpoints:
             return Progress()
         load_weights(folder / WEIGHTS, model)
         load_tables(folder, model)
-        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
         return Progress.model_validate_json((folder / PROGRESS).read_text(encoding="utf-8"))
 
     def best(self, progress: Progress) -> Path:

@@ -47,7 +47,12 @@ def compare_runs(ranks: Ranks, runs: tuple[Path, Path], split: str, resamples: i
     heads = [head for head in scored[0].heads if head in scored[1].heads]
     if not heads:
         raise UserError(f"{runs[0]} and {runs[1]} have no label in common.")
-    return {head: compare(scored[0].heads[head], scored[1].heads[head], ranks, resamples=resamples) for head in heads}
+    try:
+        return {
+            head: compare(scored[0].heads[head], scored[1].heads[head], ranks, resamples=resamples) for head in heads
+        }
+    except ValueError as error:  # on every rank alike
+        raise UserError(f"{error}.") from None
 
 
 def show(split: str, head: str, found: dict[str, Difference]) -> None:
@@ -67,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--split", choices=("valid", "test"), default="test", help="which split (test)")
     command.add_argument("--resamples", type=int, default=1000, help="of the users (1000)")
     given = command.parse_args(arguments)
+    if given.resamples < 10:
+        command.error(f"{given.resamples} resamples say nothing of chance: --resamples takes 10 or more")
 
     def work(ranks: Ranks) -> None:
         runs = (Path(absolute(given.run)), Path(absolute(given.other)))

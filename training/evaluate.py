@@ -1,4 +1,4 @@
-"""Evaluate a run's model, and popularity beside it, on a split: alone, or on the ranks that horovodrun starts."""
+"""Evaluate a run's model on a split, a retriever beside popularity: alone, or on ranks."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ def evaluate(ranks: Ranks, *, folder: RunFolder, split: str) -> None:
 
 def with_intervals(trainer: Trainer, split: str) -> SplitMetrics:
     """The split's metrics; of a ranker, with the interval of each."""
-    metrics, task = trainer.evaluate(split), trainer.task
+    task = trainer.task
     if not isinstance(task, Ranking):
-        return metrics
+        return trainer.evaluate(split)
     rows = task.scored(trainer.held_out(split, task))
+    metrics = trainer.checked(split, task.metrics(rows))
     intervals = {head: bootstrap(scored, trainer.ranks) for head, scored in rows.heads.items()}
     return metrics.model_copy(update={"intervals": intervals})
 

@@ -62,7 +62,7 @@ class Trainer:
     def train(self, run: RunFolder) -> Progress:
         """Train until the epochs or the patience are spent, going on from the run's last checkpoint."""
         model, feed = self.task.model, self.feed("train", ("row_id", *self.task.columns))
-        stepper = self._stepper(steps_per_epoch=self._steps_in(feed))
+        stepper = self._stepper()
         progress = run.checkpoints.resume(model, stepper.optimizers.dense)
         self._agree_on(progress, run)
         self.ranks.start_alike(model)
@@ -103,14 +103,16 @@ class Trainer:
             self.say(f"epoch {epoch} goes on after {progress.totals.rows:,} rows")
         began = time.monotonic() - progress.totals.seconds
         mine = EpochTotals()
-        first = epoch * self._steps_in(feed)
+        # By rows and not by steps: a run that goes on may have had other ranks.
+        first = epoch * self._steps_per_epoch + progress.totals.rows // self._rows_per_step - steps
         for batches in _groups(self._with_progress(feed, epoch), self.recipe.accumulate):
             losses = stepper.step(batches, epoch=epoch, number=first + steps)
             steps += 1
             for batch, loss in zip(batches, losses, strict=True):
                 self._count(mine, batch, loss, epoch)
             is_due = bool(self.checkpoint_every) and steps % self.checkpoint_every == 0
-            if checkpoints is not None and is_due and len(feed):  # at its end comes the epoch's own
+            goes_on = feed.epoch == epoch and len(feed) > 0  # else the epoch's own checkpoint comes next
+            if checkpoints is not None and is_due and goes_on:
                 totals = self._over_ranks(mine, progress.totals, began)
                 within = progress.within_epoch(steps, feed.state_dict(), totals)
                 checkpoints.save(self.task.model, stepper.optimizers.dense, within, self.ranks)
@@ -124,7 +126,7 @@ class Trainer:
         )
         return EpochResult(loss=totals.loss_sum / totals.rows, rows=totals.rows, seconds=round(totals.seconds, 3))
 
-    def _stepper(self, *, steps_per_epoch: int) -> Stepper:
+    def _stepper(self) -> Stepper:
         model, recipe = self.task.model, self.recipe
         return Stepper(
             task=self.task,
@@ -134,14 +136,19 @@ class Trainer:
             optimizers=Optimizers(
                 model,
                 recipe.optimizer,
-                total_steps=recipe.epochs * steps_per_epoch,
+                total_steps=recipe.epochs * self._steps_per_epoch,
                 world_size=self.ranks.size,
             ),
             gradients=self.ranks.summing(model),
         )
 
-    def _steps_in(self, feed: Feed) -> int:
-        return -(-feed.plan().num_steps // self.recipe.accumulate)
+    @property
+    def _rows_per_step(self) -> int:
+        return self.recipe.batch_size_per_rank * self.ranks.size * self.recipe.accumulate
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-self.snapshot.manifest.rows("train") // self._rows_per_step)
 
     def _agree_on(self, progress: Progress, run: RunFolder) -> None:
         """Every rank reads the checkpoint itself, and so the optimizer's state; those of a host that lacks it would
@@ -179,15 +186,18 @@ class Trainer:
     def evaluate(self, split: str, task: Task | None = None) -> SplitMetrics:
         """Metrics of a split, of what is trained or of another; raises LedgerError unless every row was judged."""
         task = task or self.task
-        result = task.evaluate(self.held_out(split, task))
+        return self.checked(split, task.evaluate(self.held_out(split, task)))
+
+    def checked(self, split: str, metrics: SplitMetrics) -> SplitMetrics:
+        """The metrics; LedgerError unless they are of every row of the split."""
         check_rows_seen(
             split,
             expected_rows=self.snapshot.manifest.rows(split),
-            rows=result.num_rows,
+            rows=metrics.num_rows,
             expected_id_sum=self.snapshot.manifest.row_id_sums[split],
-            id_sum=result.row_id_sum,
+            id_sum=metrics.row_id_sum,
         )
-        return result
+        return metrics
 
     def feed(self, part: str, columns: tuple[str, ...], *, shuffle: bool = True) -> Feed:
         return Feed(

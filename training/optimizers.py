@@ -27,22 +27,22 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         self._model.zero_grad()
+        for tables in self._tables:
+            tables.sharded.drop_gradients()
 
-    def step(self, number: int) -> float:
-        """Take step `number` of the run, from 0; give the norm of the dense gradient before it was clipped.
+    def step(self, number: int) -> None:
+        """Take step `number` of the run, from 0.
 
         Collective where tables are sharded; the dense gradients are summed over the ranks already.
         """
         factor = self._scale * self.factor(number)
-        norm = nn.utils.get_total_norm([p.grad for p in self._dense_parameters if p.grad is not None])
         if self._settings.clip_norm:
-            nn.utils.clip_grads_with_norm_(self._dense_parameters, self._settings.clip_norm, norm)
+            nn.utils.clip_grad_norm_(self._dense_parameters, self._settings.clip_norm)
         for group in self.dense.param_groups:
             group["lr"] = self._settings.learning_rate * factor
         self.dense.step()
         for tables in self._tables:
             tables.update(self._settings.table_learning_rate * factor)
-        return float(norm)
 
     def factor(self, number: int) -> float:
         """What the learning rates are multiplied by in a step: the warm-up, then the decay."""

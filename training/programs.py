@@ -70,4 +70,5 @@ def speaker(name: str, ranks: Ranks) -> Callable[[str], None]:
 
 def device() -> torch.device:
     """The GPU of this rank where there is one."""
-    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    # With its number: the feed's thread, which has a current device of its own, copies to it too.
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

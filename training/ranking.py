@@ -83,7 +83,7 @@ class Ranking:
 
     @torch.no_grad()
     def scored(self, batches: Iterable[Batch]) -> ScoredRows:
-        """What the model says of each of this rank's rows, and what came of it; 5 bytes a row and head, 8 a user."""
+        """What the model says of each of this rank's rows, and what came of it; 8 bytes a row and head, 8 a row."""
         probabilities, labels, users, count, id_sum = [], [], [], 0, 0
         for batch in batches:  # also those without rows: the look-up of sharded tables waits for every rank
             probabilities.append(self.model(batch).sigmoid().float().cpu().numpy())

@@ -149,7 +149,8 @@ def start_ranks() -> Ranks:
     """Join the job that this process was launched in: horovodrun's, torchrun's, or none."""
     if "HOROVOD_SIZE" in os.environ:
         return HorovodRanks()
-    if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
+    # LOCAL_RANK too: what runs a cluster's containers sets the others for programs that are no ranks.
+    if {"WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK"} <= {*os.environ}:
         from training.torch_ranks import TorchRanks
 
         return TorchRanks()

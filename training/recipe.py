@@ -142,4 +142,7 @@ def _set(raw: Any, override: str) -> None:
         raw = raw.setdefault(key, {}) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict):
         raise UserError(f"--set {override!r}: {'.'.join(outer)} holds no keys.")
-    raw[last] = yaml.safe_load(value)
+    try:
+        raw[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: {value!r} is no YAML.") from None

@@ -1,9 +1,10 @@
 """The run folder: resolved settings, metrics as they come, checkpoints, and at the end the bundle.
 
-run.json        recipe, snapshot, ranks, code: what was run
+run.json        recipe and snapshot: what was run
 metrics.jsonl   one line an epoch
 tensorboard/    the same as curves
-checkpoints/    the last epoch's and the best one's
+checkpoints/    the last one, which may be of within an epoch, and the best epoch's
+ranks/          of several ranks: what each was doing when last heard of
 bundle/         weights, recipe, features, contract, items, metrics, lineage: all that serving needs
 evaluation-*.json   what `evaluate` found on a split
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 
 from schemas.bundle import BUNDLE, BundleManifest, RunEvaluation
 from schemas.errors import UserError
@@ -24,12 +26,13 @@ from training.bundle import ITEMS
 from training.catalogue import Catalogue
 from training.checkpoint import WEIGHTS, Checkpoints, write_json
 from training.embeddings.files import table_files
+from training.ranks import Ranks
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 
 
 class RunFolder:
-    """One training run on disk. Only rank 0 writes."""
+    """One training run on disk. Rank 0 writes; of embedding tables every rank writes its share."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,7 +43,8 @@ class RunFolder:
         path = self.path / RUN
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            differing = ", ".join(key for key in settings if settings[key] != found.get(key))
+            # As text: the order of a ranker's heads is that of its outputs.
+            differing = ", ".join(key for key in settings if json.dumps(settings[key]) != json.dumps(found.get(key)))
             if differing:
                 raise UserError(f"{self.path} holds a run with another {differing}: give --run another name.")
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -55,6 +59,13 @@ class RunFolder:
             write_json(self.path / RUN, settings)
         except OSError as error:
             raise UserError(f"cannot write the run folder {self.path}: {error.strerror}.") from None
+
+    def check_shared(self, ranks: Ranks) -> None:
+        """Raise UserError, on every rank, where a rank's host does not see the run that rank 0 has begun."""
+        ranks.sum(torch.zeros(1), "folder_begun")
+        blind = ranks.sum(torch.tensor([0 if (self.path / RUN).exists() else 1]), "hosts_without_the_folder")
+        if int(blind):
+            raise UserError(f"{int(blind)} ranks do not see {self.path}: give --run a folder that all hosts share.")
 
     @property
     def bundle(self) -> Path:
@@ -96,6 +107,8 @@ class RunFolder:
 
     def publish_bundle(self, checkpoint: Path, catalogue: Catalogue | None, manifest: BundleManifest) -> None:
         """Write the bundle of a checkpoint whole or not at all."""
+        for debris in self.path.glob(".bundle-*"):  # of a run that was killed here
+            shutil.rmtree(debris)
         draft = self.path / f".bundle-{uuid.uuid4().hex}"
         draft.mkdir()
         for file in (checkpoint / WEIGHTS, *table_files(checkpoint)):

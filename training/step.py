@@ -34,7 +34,7 @@ class Stepper:
     def step(self, batches: Sequence[Batch], *, epoch: int, number: int) -> list[float]:
         """One step on the gradient of all batches together; give each batch's loss, summed over the rank's rows.
 
-        Raises LossNotFinite naming rows and columns before a gradient that is no number reaches other ranks.
+        Raises LossNotFinite naming rows and columns where the loss is no number, before others learn from it.
         """
         global_rows = sum(batch.global_rows for batch in batches)
         losses = []
@@ -68,8 +68,8 @@ class Stepper:
                         f"{where}: {int(wrong.sum()):,} of its rows have no finite {name!r}, such as row_id {such}. "
                         "Look them up in the snapshot; clip or log1p in the feature set bounds a number."
                     )
-        for name, parameter in self.task.model.named_parameters():
-            if not bool(parameter.isfinite().all()):
+        for name, weights in (*self.task.model.named_parameters(), *self.task.model.named_buffers()):
+            if weights.is_floating_point() and not bool(weights.isfinite().all()):
                 return f"{where}: the weights {name!r} are no longer finite: lower the learning rate, or set clip_norm."
         rows = batch["row_id"][:_SHOWN].tolist()
         return (

@@ -1,4 +1,4 @@
-"""Train a model on a snapshot: alone, or on the ranks that horovodrun starts."""
+"""Train a model on a snapshot: alone, or on the ranks that horovodrun or torchrun starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.ranks import OneRank, Ranks
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
 from training.step_trace import writer_of_steps
-from training.tasks import catalogue_of, fresh_model, task_of
+from training.tasks import catalogue_of, check_fits, fresh_model, task_of
 from training.watchdog import Watchdog, WatchedRanks
 
 STALL_LIMIT_S = 600.0
@@ -47,6 +47,7 @@ def train(
     snapshot = open_snapshot(snapshot_url)
     settings = settings_of(snapshot, recipe)
     folder.check(settings)
+    check_fits(snapshot, recipe)
     catalogue = catalogue_of(snapshot)
     model = fresh_model(snapshot, catalogue, recipe, ranks, device())
     trainer = Trainer(
@@ -70,6 +71,7 @@ def train(
     if ranks.rank == 0:
         snapshot.verify(checksums=False)
         folder.begin(settings)
+    folder.check_shared(ranks)
     say(f"{recipe.model.name} on {snapshot.manifest.rows('train'):,} rows of {snapshot.url}, {ranks.size} rank(s)")
     for tables in tables_of(model):
         for line in tables.placement.lines():
@@ -138,6 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--check-only", action="store_true", help="check settings and data, and train nothing")
     command.add_argument("--world-size", type=int, default=1, help="with --check-only: ranks to check for (1)")
     given = command.parse_args(arguments)
+    if given.checkpoint_every < 0:
+        command.error(f"--checkpoint-every takes 0 or more steps, not {given.checkpoint_every}")
 
     def work(ranks: Ranks) -> None:
         train(

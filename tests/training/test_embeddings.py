@@ -16,21 +16,21 @@ from training.embeddings.tables import EmbeddingTables
 from training.ranks import OneRank
 
 CPU = torch.device("cpu")
-ROWS = {"user": 50, "item": 7, "city": 20}
+ROWS = {"user": 50, "item": 7, "city": 20, "sex": 3}
 
 
 def tables(policy: str, rank: int = 0, size: int = 1, *, seed: int = 3) -> EmbeddingTables:
     ranks = OneRank(size)
     ranks.rank = rank
     plan = place_tables(ROWS, width=4, ids_per_step=dict.fromkeys(ROWS, 8), world_size=size, policy=policy)
-    features = {"user_idx": "user", "item_idx": "item", "history": "item", "city": "city"}
+    features = {"user_idx": "user", "item_idx": "item", "history": "item", "city": "city", "sex": "sex"}
     return EmbeddingTables(features, 4, plan, ranks, seed=seed, device=CPU)
 
 
 def ids(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
     random = np.random.default_rng(seed)
-    shapes = {"user_idx": (rows,), "item_idx": (rows,), "history": (rows, 3), "city": (rows,)}
-    limits = {"user_idx": 50, "item_idx": 7, "history": 7, "city": 20}
+    shapes = {"user_idx": (rows,), "item_idx": (rows,), "history": (rows, 3), "city": (rows,), "sex": (rows,)}
+    limits = {"user_idx": 50, "item_idx": 7, "history": 7, "city": 20, "sex": 3}
     return {name: torch.from_numpy(random.integers(0, limits[name], shape)) for name, shape in shapes.items()}
 
 
@@ -121,7 +121,7 @@ def test_what_any_number_of_ranks_wrote_any_other_reads(tmp_path_factory, wrote,
         model = tables(first, rank, wrote)
         for table in model.placement.tables:
             held = model.held(table.name)
-            held.squares[:] = torch.arange(held.first, table.rows, held.step)
+            held.squares[:] = torch.tensor([*range(held.first, table.rows, held.step)])
         save_tables(folder, model, model.sharded.ranks)
     expected = tables("replicated")
     for rank in range(reads):
@@ -131,6 +131,21 @@ def test_what_any_number_of_ranks_wrote_any_other_reads(tmp_path_factory, wrote,
             held, whole = model.held(name), expected.held(name)
             assert torch.equal(held.weight, whole.weight[held.first :: held.step])
             assert held.squares.tolist() == [*range(held.first, ROWS[name], held.step)]
+
+
+def test_tables_follow_their_model_to_another_device():
+    model = tables("sharded").to("meta")
+    assert {model.weight.device.type, model.squares.device.type} == {"meta"}
+    assert {model.sharded.weight.device.type, model.sharded.squares.device.type} == {"meta"}
+
+
+def test_gradients_that_were_dropped_teach_nothing():
+    model = tables("sharded").train()
+    before = model.sharded.weight.clone()
+    model(ids(6)).square().sum().backward()
+    model.sharded.drop_gradients()
+    model.update(0.1)
+    assert torch.equal(model.sharded.weight, before)
 
 
 def test_a_file_that_is_missing_is_found_out(tmp_path):

@@ -6,13 +6,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from schemas.contract import read_contract
 from schemas.errors import UserError
-from schemas.snapshot import open_snapshot
+from schemas.snapshot import Snapshot, open_snapshot
 from tests.snapshots import NUM_ITEMS, make_snapshot
 from training.batch import Batch
 from training.bundle import load_bundle
@@ -25,8 +27,8 @@ from training.ranking import Ranking, users_of
 from training.ranks import OneRank
 from training.recipe import read_recipe
 from training.run_folder import RunFolder
-from training.tasks import catalogue_of, fresh_model, task_of
-from training.train import train
+from training.tasks import catalogue_of, check_fits, fresh_model, task_of
+from training.train import settings_of, train
 
 CPU = torch.device("cpu")
 SMALL = ["model.width=4", "model.top=[16]", "batch_size_per_rank=64", "epochs=6", "patience=6"]
@@ -35,6 +37,7 @@ TWO_HEADS = "loss.heads={label: 1.0, label_like: 0.5}"
 
 def ranking(url: str, name: str, *overrides: str) -> Ranking:
     snapshot, recipe = open_snapshot(url), read_recipe(name, [*SMALL, *overrides])
+    check_fits(snapshot, recipe)
     catalogue, ranks = catalogue_of(snapshot), OneRank()
     model = fresh_model(snapshot, catalogue, recipe, ranks, CPU)
     task = task_of(model, snapshot, catalogue, recipe, ranks, CPU)
@@ -140,7 +143,9 @@ def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, n
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["loss.heads={label_lick: 1}"], "no label 'label_lick'"),
+        (["loss.heads={label_lick: 1}"], "no label 'label_lick'; did you mean 'label_like'"),
+        (["loss.heads={user_age: 1}"], "no label 'user_age': it has label, label_like"),
+        (["model.width=[3"], "'[3' is no YAML"),
         (["chosen_by=ndcg@10"], "chosen_by 'ndcg@10' is none of auc, gauc, log_loss, normalised_entropy"),
         (["loss={name: bpr}"], "model dlrm learns by binary_cross_entropy, not by bpr"),
         (["model.botom=[3]"], "unknown key 'model.botom'; did you mean 'bottom'"),
@@ -170,7 +175,7 @@ def test_a_valid_split_of_one_class_is_named_where_the_epoch_is_chosen_by_auc(tm
 def test_one_feature_alone_has_no_pairs(url):
     transform, recipe = open_snapshot(url).transform, read_recipe("dlrm", SMALL)
     alone = transform.model_copy(update={"features": transform.features[:1]})
-    with pytest.raises(UserError, match="dlrm learns from pairs of features, and the snapshot has one: take dcn_v2"):
+    with pytest.raises(UserError, match="pairs of features, and the snapshot has fewer than two: take dcn_v2"):
         build_model(recipe, alone, {})
 
 
@@ -196,3 +201,40 @@ def test_users_who_are_not_known_are_each_their_own():
     first, second, third, fourth = users_of(batch).tolist()
     assert first == fourth == 5
     assert len({first, second, third}) == 3
+
+
+def changed(url: str, **changes: Any) -> Snapshot:
+    snapshot = open_snapshot(url)
+    return Snapshot(snapshot.url, snapshot.manifest.model_copy(update=changes))
+
+
+def test_a_label_that_can_be_other_than_0_and_1_is_refused_before_anything_is_trained(url):
+    with pytest.raises(UserError, match="the label 'label' is 'rating', which its contract allows other values"):
+        check_fits(changed(url, contract=read_contract("ml-100k")), read_recipe("dlrm", SMALL))
+
+
+def test_a_retriever_needs_users_and_items(url):
+    parts = {name: files for name, files in open_snapshot(url).manifest.parts.items() if name != "items"}
+    with pytest.raises(UserError, match="has no users and items to learn from: train a ranker, such as dlrm"):
+        check_fits(changed(url, parts=parts), read_recipe("matrix_factorisation", []))
+
+
+def test_dcn_v2_takes_numbers_alone_and_nothing_is_refused(url):
+    transform, recipe = open_snapshot(url).transform, read_recipe("dcn_v2", SMALL)
+    numbers = [feature for feature in transform.features if feature.name == "user_age"]
+    model = build_model(recipe, transform.model_copy(update={"features": tuple(numbers)}), {})
+    assert model(some_rows(5)).shape == (5, 1)
+    with pytest.raises(UserError, match="dcn_v2 has nothing to learn from"):
+        build_model(recipe, transform.model_copy(update={"features": ()}), {})
+
+
+def test_a_run_does_not_go_on_with_its_heads_in_another_order(url, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for heads in ("{label: 1.0, label_like: 1.0}", "{label_like: 1.0, label: 1.0}"):
+        settings = settings_of(open_snapshot(url), read_recipe("dlrm", [*SMALL, f"loss.heads={heads}"]))
+        if heads.startswith("{label:"):
+            folder.begin(settings)
+            folder.check(settings)
+        else:
+            with pytest.raises(UserError, match="holds a run with another recipe"):
+                folder.check(settings)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.embeddings.rows import adagrad_, first_values
 from training.ranks import Ranks
@@ -29,7 +29,7 @@ class _Lookup:
     """What came back, shape (U, D); its gradient is what the rows learn from."""
 
 
-class ShardedTables:
+class ShardedTables(nn.Module):
     """Several tables of one width in one space of rows; each begins at a multiple of the number of ranks.
 
     So row i of a table that begins at b is row b + i of the space, lies on rank i % ranks, and is its row
@@ -37,21 +37,26 @@ class ShardedTables:
     """
 
     def __init__(self, rows: Mapping[str, int], width: int, ranks: Ranks, device: torch.device) -> None:
-        self.rows, self.width, self.ranks, self.device = dict(rows), width, ranks, device
+        super().__init__()
+        self.rows, self.width, self.ranks = dict(rows), width, ranks
         self.first: dict[str, int] = {}
         total = 0
         for name, count in rows.items():
             self.first[name] = total
             total += -(-count // ranks.size) * ranks.size
         self.rows_per_rank = total // ranks.size
-        self.weight = torch.zeros(self.rows_per_rank, width, device=device)
-        self.squares = torch.zeros(self.rows_per_rank, device=device)
+        # Buffers, so that they follow the model to its device; no part of its state, which every rank has alike.
+        self.weight: Tensor
+        self.squares: Tensor
+        self.register_buffer("weight", torch.zeros(self.rows_per_rank, width, device=device), persistent=False)
+        self.register_buffer("squares", torch.zeros(self.rows_per_rank, device=device), persistent=False)
         self._pending: list[_Lookup] = []
 
     def own(self, name: str) -> tuple[slice, Tensor]:
         """This rank's share of a table: where it lies in `weight`, and which rows of the table these are."""
         start = self.first[name] // self.ranks.size
-        numbers = torch.arange(self.ranks.rank, self.rows[name], self.ranks.size, device=self.device)
+        first = min(self.ranks.rank, self.rows[name])  # a table may have fewer rows than there are ranks
+        numbers = torch.arange(first, self.rows[name], self.ranks.size, device=self.weight.device)
         return slice(start, start + len(numbers)), numbers
 
     def fill(self, name: str, *, limit: float, seed: int) -> None:

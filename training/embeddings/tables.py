@@ -52,7 +52,8 @@ class EmbeddingTables(nn.Module):
             self.first[name] = total
             total += rows
         self.weight = nn.Parameter(torch.zeros(total, width, device=device))
-        self.squares = torch.zeros(total, device=device)
+        self.squares: Tensor
+        self.register_buffer("squares", torch.zeros(total, device=device), persistent=False)
         self.sharded = ShardedTables(placement.sharded, width, ranks, device)
         for number, table in enumerate(placement.tables):
             # Uniform within 1 / sqrt(rows), as in DLRM's own code.

@@ -23,7 +23,7 @@ class DLRM(Ranker):
         self.bottom = layers((len(self.numbers), *settings.bottom, width)) if self.numbers else None
         vectors = len(self.indices) + (self.bottom is not None)
         if vectors < 2:
-            raise UserError("dlrm learns from pairs of features, and the snapshot has one: take dcn_v2.")
+            raise UserError("dlrm learns from pairs of features, and the snapshot has fewer than two: take dcn_v2.")
         pairs = torch.triu_indices(vectors, vectors, offset=1)
         self.register_buffer("pair", pairs[0] * vectors + pairs[1], persistent=False)
         seen = pairs.shape[1] + (width if self.bottom is not None else 0)

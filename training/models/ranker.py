@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from schemas.errors import UserError
 from schemas.features import Feature, FeatureTransform
 from training.batch import Batch
 from training.embeddings.placement import Placement, place_tables
@@ -42,7 +43,8 @@ class Ranker(nn.Module):
         known = [feature for feature in transform.features if feature.kind != "gaps"]
         self.indices = tuple(feature.name for feature in known if feature.dtype == "int32")
         self.numbers = tuple(feature.name for feature in known if feature.dtype == "float32")
-        self.of_items = tuple(item_features)
+        if not known:
+            raise UserError(f"{settings.name} has nothing to learn from: the snapshot has no features.")
         for name, values in item_features.items():
             self.register_buffer(f"item_feature_{name}", values)
         features = {feature.name: feature for feature in known}
@@ -63,10 +65,14 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, shape (B, T)."""
-        vectors_BFD = self.embeddings({name: self._column(batch, name) for name in self.indices})
         numbers_BN = None
         if self.numbers:
             numbers_BN = torch.stack([self._column(batch, name) for name in self.numbers], dim=1)
+        if self.indices:
+            vectors_BFD = self.embeddings({name: self._column(batch, name) for name in self.indices})
+        else:
+            assert numbers_BN is not None
+            vectors_BFD = numbers_BN.new_zeros(len(numbers_BN), 0, self.settings.width)
         return self.logits(vectors_BFD, numbers_BN)
 
     def logits(self, vectors_BFD: Tensor, numbers_BN: Tensor | None) -> Tensor:
@@ -80,7 +86,8 @@ class Ranker(nn.Module):
 
 def table_of(feature: Feature) -> str:
     """Features of one vocabulary share a table: an item is the same item as candidate and in a history."""
-    return getattr(feature, "vocabulary", feature.name)
+    vocabulary: str | None = getattr(feature, "vocabulary", None)
+    return feature.name if vocabulary is None else f"vocab/{vocabulary}"  # as the snapshot's folder is called
 
 
 def placement(
