@@ -160,9 +160,13 @@ def test_steps_are_counted_by_rows_so_that_a_run_on_other_ranks_goes_on_where_it
     other = trainer(url, "batch_size_per_rank=32")
     NUMBERS.clear()
     recording = Recording(
-        task=other.task, recipe=other.recipe, ranks=other.ranks, device=CPU,
-        optimizers=Optimizers(other.task.model, other.recipe.optimizer), gradients=other.ranks.summing(other.task.model),
-    )  # fmt: skip
+        task=other.task,
+        recipe=other.recipe,
+        ranks=other.ranks,
+        device=CPU,
+        optimizers=Optimizers(other.task.model, other.recipe.optimizer),
+        gradients=other.ranks.summing(other.task.model),
+    )
     result = other.train_epoch(other.feed("train", ("row_id", *other.task.columns)), recording, progress)
     assert result.rows == 512
     assert [*range(16 + 8, 32)] == NUMBERS
