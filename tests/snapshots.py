@@ -35,8 +35,13 @@ def write_parquet(path: Path, table: pa.Table, row_groups: Sequence[int], root: 
     )
 
 
-def split_table(num_rows: int, *, first_id: int, held_out: bool, seed: int = 0) -> pa.Table:
-    """Rows with a pattern to learn: a user's parity decides the half of the items that they take."""
+def split_table(
+    num_rows: int, *, first_id: int, held_out: bool, seed: int = 0, unknown_likes: bool = False
+) -> pa.Table:
+    """Rows with a pattern to learn: a user's parity decides the half of the items that they take.
+
+    With `unknown_likes` a seventh of the users were not asked what they like: not a number.
+    """
     random = np.random.default_rng([seed, first_id])
     user = random.integers(0, NUM_USERS, num_rows)
 
@@ -49,7 +54,8 @@ def split_table(num_rows: int, *, first_id: int, held_out: bool, seed: int = 0) 
     item = items_of(user, 1)[:, 0]
     clicked = random.random(num_rows) < np.where((user + item) % 3 == 0, 0.8, 0.2)
     liked = np.where(clicked, random.random(num_rows) < 0.5, False).astype(np.float32)
-    liked[::7] = np.nan  # not asked
+    if unknown_likes:
+        liked[::7] = np.nan
     columns = {
         "row_id": pa.array(np.arange(first_id, first_id + num_rows, dtype=np.int64)),
         "user_idx": pa.array((user + NUM_RESERVED).astype(np.int32)),
@@ -78,15 +84,20 @@ def contract() -> Contract:
 
 
 def make_snapshot(
-    root: Path, train_files: Sequence[Sequence[int]], *, valid_rows: int = 40, test_rows: int = 40
+    root: Path,
+    train_files: Sequence[Sequence[int]],
+    *,
+    valid_rows: int = 40,
+    test_rows: int = 40,
+    unknown_likes: bool = False,
 ) -> str:
     """Write a snapshot whose train files have row groups of these sizes; give its URL."""
     parts: dict[str, tuple[DataFile, ...]] = {}
     tables = {}
     num_train = sum(sum(file) for file in train_files)
-    tables["train"] = split_table(num_train, first_id=1, held_out=False)
-    tables["valid"] = split_table(valid_rows, first_id=100_001, held_out=True)
-    tables["test"] = split_table(test_rows, first_id=200_001, held_out=True)
+    tables["train"] = split_table(num_train, first_id=1, held_out=False, unknown_likes=unknown_likes)
+    tables["valid"] = split_table(valid_rows, first_id=100_001, held_out=True, unknown_likes=unknown_likes)
+    tables["test"] = split_table(test_rows, first_id=200_001, held_out=True, unknown_likes=unknown_likes)
     files, start = [], 0
     for number, row_groups in enumerate(train_files):
         rows = sum(row_groups)

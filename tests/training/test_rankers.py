@@ -53,7 +53,9 @@ def trainer(url: str, task: Ranking) -> Trainer:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_snapshot(tmp_path_factory.mktemp("data") / "s", [[800, 700], [1500]], valid_rows=400)
+    return make_snapshot(
+        tmp_path_factory.mktemp("data") / "s", [[800, 700], [1500]], valid_rows=400, unknown_likes=True
+    )
 
 
 def some_rows(rows: int) -> Batch:
