@@ -26,7 +26,8 @@ check: setup ## lint, format and types, without changing anything
 TEST_WORKERS ?= 2
 
 test: check ## check, then every test, slow ones too
-	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore=tests/end_to_end
+	$(PYTHON_IN) -m pytest tests/end_to_end # alone: they hold whole commands to a time
 
 test-fast: setup ## the tests that take seconds
 	$(PYTHON_IN) -m pytest -m "not slow"
