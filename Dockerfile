@@ -5,6 +5,7 @@
 # Build arguments: pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL), HEADRACE_TORCH_INDEX_URL (setup/setup.sh
 # tells what it is: an index of torch's CPU builds makes the image gigabytes smaller), and WHEELS: an image whose /wheels
 # holds wheels to prefer and, if you like, folders of a Horovod that is built already (~/.cache/headrace/wheels/*).
+# HEADRACE_PACKAGES: more of Debian's packages (an MPIJob wants "openssh-client openssh-server").
 # Behind a proxy with a certificate authority of its own: --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt
 ARG WHEELS=no-wheels
 
@@ -14,9 +15,10 @@ WORKDIR /wheels
 FROM ${WHEELS} AS wheels
 
 FROM python:3.11-slim-bookworm AS base
-# hadolint ignore=DL3008
+ARG HEADRACE_PACKAGES=
+# hadolint ignore=DL3008,SC2086
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends openjdk-17-jre-headless \
+    && apt-get install -y --no-install-recommends openjdk-17-jre-headless $HEADRACE_PACKAGES \
     && rm -rf /var/lib/apt/lists/*
 # The system's certificates, also for the pip that a new environment begins with, so that there is one file to mount over.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt

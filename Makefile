@@ -5,7 +5,7 @@ VENV := $(abspath $(or $(HEADRACE_VENV),.venv))
 PYTHON_IN := $(VENV)/bin/python
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo test test-fast check format test-petastorm bench-quality bench-feed bench-spark test-compose lock clean
+.PHONY: help setup demo test test-fast check format test-petastorm bench-quality bench-feed bench-spark bench-training bench-images bench-drift bench-wheel bench-serving bench-off-policy bench-levers test-compose test-airflow lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ check: setup ## lint, format and types, without changing anything
 TEST_WORKERS ?= 2
 
 test: check ## check, then every test, slow ones too
-	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore=tests/end_to_end
+	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile tests/unit tests/training tests/spark tests/ranks tests/serving tests/petastorm_suite
 	$(PYTHON_IN) -m pytest tests/end_to_end # alone: they hold whole commands to a time
 
 test-fast: setup ## the tests that take seconds
@@ -49,8 +49,32 @@ bench-feed: setup ## the feed beside the Arrow scan, petastorm, Mosaic Streaming
 bench-spark: setup ## the Spark jobs beside MLlib, DuckDB, Polars, pandas and NVTabular: speed, memory, same results
 	headrace benchmark spark
 
+bench-training: setup ## training beside DDP, TorchRec and TorchEstimator; tables by size; quality; ranks killed
+	headrace benchmark training
+
+bench-images: setup ## an image classifier from pretrained weights beside one from a random start, 3 seeds
+	headrace benchmark images
+
+bench-drift: setup ## drift: false alarms on unshifted windows, shifts found by size, 10 M generated rows in Spark
+	headrace benchmark drift
+
+bench-serving: setup ## /recommend over 100,000 items at its limit and beyond it, 20 hot swaps, BentoML beside it
+	headrace benchmark serving
+
+bench-off-policy: setup ## off-policy estimates against the truth: Open Bandit Data, and simulated logs
+	headrace benchmark off_policy
+
+bench-levers: setup ## what propensities, shown negatives and augmented histories do to the metrics, 3 seeds
+	headrace benchmark levers
+
 test-compose: setup ## the containers of the compose file, started and used
 	tests/compose/run.sh
+
+test-airflow: setup ## a wheel turned by Airflow, in an environment of its own
+	HEADRACE_PYTHON=$(PYTHON_IN) tests/airflow/run.sh
+
+bench-wheel: setup ## generations that learn from what they served, replayed from a real log, beside one that is frozen
+	headrace benchmark wheel
 
 lock: ## resolve requirements.in anew into requirements.lock
 	setup/lock.sh

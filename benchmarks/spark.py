@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.measured_process import measure
+from benchmarks.results import Results
 from benchmarks.spark_data import generate
 from benchmarks.spark_summary import show, summary
 from benchmarks.spark_tools import (
@@ -53,31 +54,14 @@ class DataSet:
     def name(self) -> str:
         return f"{self.num_rows}{'-hot' if self.hot else ''}"
 
+    def key(self, tool: str, number: int) -> dict[str, Any]:
+        """Of a tool's run on these rows, among the results."""
+        return {"data": self.name, "tool": tool, "run": number}
+
     @property
     def rounds(self) -> int:
         """Runs of every tool: small ones differ more from run to run."""
         return 3 if self.num_rows <= 1_000_000 else 2 if self.num_rows <= 10_000_000 else 1
-
-
-class Results:
-    """What was measured, a line a run, in a file that a later call goes on with."""
-
-    def __init__(self, path: Path, *, redo: Sequence[str]) -> None:
-        self._path = path
-        self.runs: list[dict[str, Any]] = []
-        if path.exists():
-            read = [json.loads(line) for line in path.read_text().splitlines()]
-            self.runs = [run for run in read if run["tool"] not in redo]
-            path.write_text("".join(json.dumps(run) + "\n" for run in self.runs))
-
-    def add(self, **run: Any) -> None:
-        self.runs.append(run)
-        with self._path.open("a") as file:
-            file.write(json.dumps(run) + "\n")
-
-    def has(self, data_set: DataSet, tool: str, number: int) -> bool:
-        key = (data_set.name, tool, number)
-        return any((run["data"], run["tool"], run["run"]) == key for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -96,11 +80,11 @@ class Bench:
         numbers = range(rounds or data_set.rounds)
         wanted = None
         for number in numbers:
-            if not self.results.has(data_set, INGEST, number) or not place.events.exists():
+            if self.results.find(data_set.key(INGEST, number)) is None or not place.events.exists():
                 self._ingest(data_set, place, number)
             wanted = wanted or expected(place, self.memory_mb)
             for tool in tools:
-                if not self.results.has(data_set, tool.name, number):
+                if self.results.find(data_set.key(tool.name, number)) is None:
                     self._turn(data_set, place, tool, number, wanted)
 
     def _ingest(self, data_set: DataSet, place: Place, number: int) -> None:
@@ -142,7 +126,7 @@ class Bench:
         limit = self.memory_mb if data_set.num_rows >= LIMITED_FROM_ROWS else None
         measured = measure(words, self._log(place, name), limit_mb=limit, environment=_ENVIRONMENT)
         shutil.rmtree(place.scratch, ignore_errors=True)
-        run = {"data": data_set.name, "rows": data_set.num_rows, "tool": name, "run": number, **asdict(measured)}
+        run = {"rows": data_set.num_rows, **asdict(measured)}
         if measured.outcome == "failed":
             self.console.print(f"    failed; its output is in {self._log(place, name)}", highlight=False)
         elif tool is not None and measured.outcome == "done":
@@ -150,8 +134,7 @@ class Bench:
             run["phases"] = json.loads(phases.read_text()) if phases.exists() else {}
             run["file_bytes"] = file_bytes(place, tool)
             run["differences"] = differences(tool, place, wanted)
-        self.results.add(**run)
-        return run
+        return self.results.add(data_set.key(name, number), run)
 
     @staticmethod
     def _log(place: Place, name: str) -> Path:

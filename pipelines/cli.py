@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from pipelines import launch, profiles
+from pipelines import kubernetes_jobs, launch, on_ranks, profiles
 from pipelines.data import DATA_SETS, fetch
 from pipelines.demo import StepFailed, demo
 from schemas.errors import UserError
@@ -19,22 +20,33 @@ JOBS = {
     "prepare": "checked events -> snapshot with splits, features and vocabularies (Spark)",
     "images": "folder or tars of images, a sub-folder a class -> snapshot of one size (Spark)",
     "profile": "snapshot or events -> a page that says what is in them, column by column (Spark)",
+    "feedback": "what was shown and done -> events of the contract, with propensities (Spark)",
+    "drift": "what changed between two windows or snapshots, column by column (Spark)",
+    "skew": "requests as served against the batch features, example by example (Spark)",
 }
 # A module named `profile` would hide Python's own from every job, for spark-submit looks in their folder first.
 JOB_FILES = {"profile": "profile_snapshot"}
-PROGRAMS = {
-    "train": "snapshot -> run with checkpoints and bundle (on ranks)",
-    "evaluate": "metrics of a run on a split, beside popularity or with intervals (on ranks)",
-    "compare": "whether two rankers differ by more than chance (on ranks)",
+SERVING = {
+    "release": ("serving.pack", "bundles and a snapshot -> a release: all that a server needs, in one folder"),
+    "serve": ("serving.server", "answer requests, log what was shown and done, follow the champion"),
+    "land": ("serving.land", "logs of servers -> Parquet by day, or PostgreSQL, each record once"),
+    "estimate": ("serving.estimate", "what a release would have earned on the log of another (IPS, SNIPS, DR)"),
+}
+LOOP = {
+    "gate": ("pipelines.gate", "may a candidate be promoted? checks, reasons, verdict"),
+    "promote": ("pipelines.promote", "put a release into service, or roll back to the one before"),
+    "turn": ("pipelines.turn", "one turn of the wheel: feedback to promoted release; goes on where it stopped"),
+    "watch": ("pipelines.watch", "turn the wheel on schedule, or when volume or drift says so"),
 }
 MEASURES = {
     "check": "prove that a snapshot is whole, its ids fit and its layout fits the ranks",
     "throughput": "rows a second that the feed gives on this machine",
 }
+BENCHMARKS = ("quality", "feed", "spark", "training", "images", "wheel", "off_policy", "drift", "serving", "levers")
 EPILOG = (
     "A command's own --help shows its settings; `headrace train --help` those of training.train, and so on. "
-    "The Spark jobs also take --master, --conf KEY=VALUE and --profile (a file of Spark settings, or one of "
-    f"{', '.join(profiles.names())}). README and docs/guide.md tell the rest."
+    "The Spark jobs, and ranks with --on spark, also take --master, --conf KEY=VALUE and --profile (a file of Spark "
+    f"settings, or one of {', '.join(profiles.names())}). README and docs/guide.md tell the rest."
 )
 
 
@@ -49,30 +61,31 @@ def parser() -> argparse.ArgumentParser:
     run_demo.add_argument("--ranks", type=int, default=2, help="Horovod ranks (2)")
     run_demo.add_argument("--master", help="Spark master, for example spark://host:7077 (local[*])")
 
-    data = steps.add_parser("data", help="fetch a public data set")
+    data = steps.add_parser("data", help="fetch a public data set, or pretrained weights")
     data.add_argument("name", help=f"one of: {', '.join(DATA_SETS)}")
     data.add_argument("--to", required=True, help="folder to put its files into")
 
     for name, summary in JOBS.items():
         job = steps.add_parser(name, help=summary, add_help=False)
-        job.add_argument("--master", help="Spark master (local[*])")
-        job.add_argument("--conf", action="append", default=[], help="Spark setting KEY=VALUE")
-        job.add_argument("--profile", help=f"Spark settings: a file, or one of {', '.join(profiles.names())}")
-    for name, summary in PROGRAMS.items():
+        on_ranks.add_spark_options(job)
+    for name, summary in on_ranks.PROGRAMS.items():
         ranked = steps.add_parser(name, help=summary, add_help=False)
-        ranked.add_argument("--ranks", type=int, default=1, help="how many ranks (1)")
-        ranked.add_argument("--hosts", help="horovodrun's hosts, for example a:4,b:4")
-        ranked.add_argument("--on", choices=("horovod", "torch"), default="horovod", help="horovodrun or torchrun")
+        on_ranks.add_options(ranked, name)
     steps.add_parser("recommend", help="ten items for one user", add_help=False)
+    steps.add_parser("export", help="a run's model as ONNX and torch.export, tables as int8 or bf16", add_help=False)
     steps.add_parser(
         "verify-resume", help="train twice, once killed and gone on with, and compare to the bit", add_help=False
     )
-
+    steps.add_parser("tune", help="search a recipe's settings: trials in parallel, pruned, resumed", add_help=False)
+    steps.add_parser("register", help="run -> version of a model in MLflow's registry", add_help=False)
+    steps.add_parser("manifest", help="YAML of a Kubeflow job that trains: MPIJob or PyTorchJob", add_help=False)
+    for name, (_, summary) in (SERVING | LOOP).items():
+        steps.add_parser(name, help=summary, add_help=False)
     for name, summary in MEASURES.items():
         steps.add_parser(name, help=summary, add_help=False)
 
     benchmark = steps.add_parser("benchmark", help="run a benchmark: one table and one line of JSON", add_help=False)
-    benchmark.add_argument("name", choices=("quality", "feed", "spark"), help="which")
+    benchmark.add_argument("name", choices=BENCHMARKS, help="which")
     return command
 
 
@@ -103,27 +116,25 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     elif given.step in JOBS:
         job = JOB_FILES.get(given.step, given.step)
         return launch.spark_submit(job, rest, master=given.master, conf=given.conf, profile=given.profile)
-    elif given.step in PROGRAMS:
-        return on_ranks(given, rest)
+    elif given.step in on_ranks.PROGRAMS:
+        return on_ranks.run(given, rest)
+    elif given.step == "tune":
+        if find_spec("optuna") is None:
+            raise UserError("tune searches with Optuna: install headrace[tracking].")
+        launch.become("pipelines.tune", rest)
     elif given.step == "verify-resume":
         return launch.program("pipelines.verify_resume", rest)
-    elif given.step in MEASURES or given.step == "recommend":
+    elif given.step == "manifest":
+        return kubernetes_jobs.main(rest)
+    elif given.step in SERVING or given.step in LOOP:
+        if given.step in SERVING and find_spec("faiss") is None:
+            raise UserError(f"{given.step} needs headrace[serving].")
+        launch.become((SERVING | LOOP)[given.step][0], rest)
+    elif given.step in MEASURES or given.step in ("recommend", "register", "export"):
         return launch.program(f"training.{given.step}", rest)
     else:
         return launch.program(f"benchmarks.{given.name}", rest)
     return 0
-
-
-def on_ranks(given: argparse.Namespace, rest: list[str]) -> int:
-    """Training settings are checked in one process first, so that a mistake is one line and not one a rank."""
-    module = f"training.{given.step}"
-    if {"-h", "--help"} & set(rest):
-        return launch.program(module, rest)
-    if given.step == "train" and given.ranks > 1:
-        code = launch.program(module, [*rest, "--check-only", "--world-size", str(given.ranks)])
-        if code != 0:
-            return code
-    return launch.on_ranks(module, rest, ranks=given.ranks, hosts=given.hosts, launcher=given.on)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from pipelines import profiles
+from pipelines.elastic import Elastic
 from schemas.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,10 @@ _USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 Launcher = Literal["horovod", "torch"]
 _SHIPPED = ("schemas", "spark_jobs")
+SECRETS = ("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables that horovodrun, which hands a rank its environment as arguments, would show to everybody on its host."""
+_RANK_ENDED = re.compile(r"^Process \d+ exit with status code (\d+)\.")
+_BY_SIGNAL, _BY_WATCHDOG = 128, 75  # a shell's codes above 128; training.watchdog's
 _RANK_PREFIX = re.compile(r"^\[\d+\]<std(out|err)>:")
 
 
@@ -53,12 +58,12 @@ def spark_submit(
     master = master or given.get("spark.master")
     # Spark draws its bar on a terminal only; in a file it would be thousands of characters.
     shows_progress = "true" if sys.stderr.isatty() else "false"
-    memory = [] if not _is_local(master) or _names_memory(given) else [f"spark.driver.memory={_quarter_of_memory()}"]
+    memory = [] if not is_local(master) or _names_memory(given) else [f"spark.driver.memory={_quarter_of_memory()}"]
     for setting in (f"spark.ui.showConsoleProgress={shows_progress}", *memory, *conf):
         command += ["--conf", setting]
     with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
-        if not _is_local(master):
-            command += ["--py-files", str(_zip_of_code(Path(scratch)))]
+        if not is_local(master):
+            command += ["--py-files", str(zip_of_code(Path(scratch) / "headrace.zip", _SHIPPED))]
         if master is not None:
             command += ["--master", master]
         log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
@@ -75,14 +80,27 @@ def program(module: str, arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", module, *arguments], env=environment(), check=False).returncode
 
 
+def become(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Run `python -m module` in the place of this process, so that who kills the one kills the other."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment())
+
+
 def on_ranks(
-    module: str, arguments: Sequence[str], *, ranks: int, hosts: str | None = None, launcher: Launcher = "horovod"
+    module: str,
+    arguments: Sequence[str],
+    *,
+    ranks: int,
+    hosts: str | None = None,
+    launcher: Launcher = "horovod",
+    elastic: Elastic | None = None,
 ) -> int:
     """Run `python -m module` on as many ranks as asked; give the exit code.
 
     More than one start under horovodrun with gloo, whose marks before each line are taken off again, or under torchrun.
     """
-    if ranks == 1 and hosts is None:
+    if ranks == 1 and hosts is None and elastic is None:
         return program(module, arguments)
     if launcher == "torch":
         if hosts is not None:
@@ -90,19 +108,59 @@ def on_ranks(
         here = ["--standalone", "--nproc-per-node", str(ranks)]
         # Behind the -- torchrun takes nothing for an abbreviation of its own options, as it did --run.
         return program("torch.distributed.run", [*here, "-m", "--", module, *arguments])
-    command = [_program("horovodrun"), "-np", str(ranks), "--gloo"]
-    command += ["-H", hosts] if hosts is not None else []
-    command += [sys.executable, "-m", module, *arguments]
+    if hosts is not None or (elastic is not None and elastic.discover is not None):
+        refuse_secrets()
+    with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
+        command, settings = [_program("horovodrun")], environment()
+        if elastic is not None and elastic.is_local:
+            command = [sys.executable, "-m", "training.local_horovodrun"]
+            # To Horovod each rank is a host of its own, which would take all cores.
+            cores = len(os.sched_getaffinity(0))
+            settings.setdefault("OMP_NUM_THREADS", str(max(1, cores // elastic.max_ranks)))
+        command += ["-np", str(ranks), "--gloo"]
+        command += ["-H", hosts] if hosts is not None else []
+        command += elastic.options(Path(scratch)) if elastic is not None else []
+        command += [sys.executable, "-m", module, *arguments]
+        code, ends = _without_marks(command, settings)
+        # A rank that dies while the others meet again takes them along: gloo ends their processes.
+        for again in range(elastic.max_restarts if elastic is not None else 0):
+            if code == 0 or not _have_died(ends):
+                break
+            print(f"headrace: no rank is left; all start again from the last checkpoint ({again + 1})", flush=True)
+            code, ends = _without_marks(command, settings)
+        return code
+
+
+def refuse_secrets() -> None:
+    """Raise UserError for a password in the environment, before ssh is given it."""
+    for name in SECRETS:
+        if name in os.environ:
+            raise UserError(
+                f"{name} would stand on ssh's command line, for all to read: use ~/.pgpass or ~/.mlflow/credentials on "
+                "the hosts, and unset it."
+            )
+
+
+def _have_died(ends: Sequence[int]) -> bool:
+    """Whether ranks ended by a signal or the watchdog, none by a mistake that another try would meet again."""
+    return 2 not in ends and any(end > _BY_SIGNAL or end == _BY_WATCHDOG for end in ends)
+
+
+def _without_marks(command: Sequence[str], settings: Mapping[str, str]) -> tuple[int, list[int]]:
+    """Its exit code, and those of the ranks that did not end well."""
+    ends = []
     with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as running:
         assert running.stdout is not None
         for line in running.stdout:
             print(_RANK_PREFIX.sub("", line), end="", flush=True)
-    return running.returncode
+            if ended := _RANK_ENDED.match(line):
+                ends.append(int(ended[1]))
+    return running.returncode, ends
 
 
-def _is_local(master: str | None) -> bool:
+def is_local(master: str | None) -> bool:
     return master is None or master.startswith("local")
 
 
@@ -161,11 +219,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, **mine}
 
 
-def _zip_of_code(folder: Path) -> Path:
-    path = folder / "headrace.zip"
+def zip_of_code(path: Path, packages: Sequence[str]) -> Path:
+    """Write our packages with the files that they read, for machines that have none or others; give the path."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for package in _SHIPPED:
+        for package in packages:
             for file in sorted((ROOT / package).rglob("*")):
-                if file.suffix in (".py", ".yaml"):
+                if file.suffix in (".py", ".yaml", ".yml", ".so"):
                     archive.write(file, file.relative_to(ROOT))
     return path

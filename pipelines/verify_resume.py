@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import launch
+from pipelines.processes import send, with_mark
 from schemas.errors import UserError
 from schemas.programs import Parser, answering_mistakes
 from schemas.storage import absolute
@@ -118,9 +118,7 @@ def kill_when(trace: Path, steps: int, arguments: Sequence[str], ranks: int) -> 
     while process.poll() is None and done < steps:
         time.sleep(_POLL_S)
         done = min((len(_lines(file)) for file in trace.glob("steps-*.jsonl")), default=0)
-    for pid in _with_mark(mark):
-        with suppress(ProcessLookupError):  # its launcher, or another rank, was quicker
-            os.kill(pid, signal.SIGKILL)
+    send(with_mark(mark), signal.SIGKILL)
     if process.wait() == 0:
         raise UserError("the run ended before it could be killed: lower --kill-after, or train on more rows.")
     if done < steps:
@@ -130,19 +128,6 @@ def kill_when(trace: Path, steps: int, arguments: Sequence[str], ranks: int) -> 
 
 def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
-
-
-def _with_mark(mark: str) -> list[int]:
-    """Processes of ours: those with this variable in their environment, which children inherit."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:  # another user's, or gone
-                continue
-    return found
 
 
 def _arguments(folder: Path, every: Sequence[str], rest: Sequence[str]) -> list[str]:
@@ -163,7 +148,8 @@ def _weights(bundle: Path) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     command = Parser(
         prog="headrace verify-resume",
-        description=f"{__doc__} All other settings are those of `headrace train`: --snapshot, --recipe, --set.",
+        description=f"{__doc__} All other settings are those of `headrace train`: --snapshot, --recipe, --set, "
+        "--item-vectors and so on.",
         allow_abbrev=False,
     )
     command.add_argument("--to", required=True, help="a new folder for both runs and their traces")

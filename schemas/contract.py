@@ -89,7 +89,7 @@ class Column(Strict):
         allowed = _TYPES_OF_ROLE.get(self.role)
         if allowed is not None and self.type not in allowed:
             raise ValueError(f"role {self.role!r} needs one of the types {sorted(allowed)}, not {self.type!r}")
-        if self.role in ("user", "item", "event_time", "valid_from", "weight", "propensity") and self.nullable:
+        if self.role in ("user", "item", "event_time", "valid_from") and self.nullable:
             raise ValueError(f"a column with role {self.role!r} cannot be nullable")
         if self.range is not None and self.type in ("string", "list<string>", "boolean"):
             raise ValueError(f"a range needs a number, and the type is {self.type!r}")
@@ -142,6 +142,9 @@ class Source(Strict):
     header: bool = True
     null: str = ""
     """The text that stands for null in delimited files."""
+    gone: Literal["keep", "drop"] = "keep"
+    """What becomes of the rows of a file that was read and is not there any more: `keep` for logs that are cleared
+    away, `drop` where files replace one another, as those of a store's days do."""
 
     @property
     def is_text(self) -> bool:
@@ -292,6 +295,7 @@ class Contract(Strict):
         """What came of an event, by its column's name in a snapshot: the first is `label`, others `label_<name>`.
 
         Null, where a column allows it, is not known: NaN in a snapshot, and of no weight in training and metrics.
+        A propensity that is null is NaN there too; a weight that is null is 1.
         """
         columns = self.events.with_role("label")
         return {"label" if place == 0 else f"label_{column.name}": column for place, column in enumerate(columns)}

@@ -22,6 +22,10 @@ class SnapshotDamaged(UserError):
     """A file of a published folder is missing, cut short or changed; the text names it."""
 
 
+class CheckpointNotWritten(UserError):
+    """A rank could not write what it has of a checkpoint."""
+
+
 class LossNotFinite(UserError):
     """Training met a loss that is no number; the text names the rows and the column, or the weights."""
 

@@ -29,6 +29,9 @@ Row = Mapping[str, Any]
 Lookups = Mapping[str, Mapping[str, int]]
 """By vocabulary, the index of each of its values, which are text."""
 
+SPARK_SEED = 42
+"""That Spark's xxhash64 begins with."""
+
 NULL_TEXT = "\x00"
 """What a null counts as among the values of a cross; no value of a log is this."""
 FIELD_SEPARATOR = "\x1f"
@@ -88,6 +91,10 @@ class HistoryFeature(_Feature):
     owner: Owner = "events"
     length: int
 
+    def of(self, items: Sequence[int]) -> list[int]:
+        """The feature after these items, oldest first."""
+        return _left_padded(items, self.length)
+
 
 class GapsFeature(_Feature):
     """Beside each item of the history, how long before the event it was: int32, shape (length,), 0 where no item is.
@@ -99,6 +106,13 @@ class GapsFeature(_Feature):
     name: str = "history_gaps"
     owner: Owner = "events"
     length: int
+
+    def of(self, times_ms: Sequence[int], now_ms: int) -> list[int]:
+        """The feature of an event at `now_ms` after items of these times, oldest first."""
+        gaps = ((now_ms - time_ms) // 1000 for time_ms in times_ms[-self.length :])
+        # The bits of a whole number n are 1 + floor(log2(n)).
+        buckets = [NUM_RESERVED + (1 + max(gap_s, 0)).bit_length() - 1 for gap_s in gaps]
+        return _left_padded([min(bucket, GAP_BUCKETS - 1) for bucket in buckets], self.length)
 
 
 class NumberFeature(_Feature):
@@ -286,13 +300,18 @@ def as_text(value: Any) -> str | None:
 
 def hashed(text: str, buckets: int) -> int:
     """The index of a text: its XXH64 (seed 42, as Spark's xxhash64), as a signed number modulo `buckets`."""
-    unsigned = xxhash.xxh64_intdigest(text.encode(), seed=42)
+    unsigned = xxhash.xxh64_intdigest(text.encode(), seed=SPARK_SEED)
     return NUM_RESERVED + (unsigned - (1 << 64) * (unsigned >> 63)) % buckets
 
 
 def _index(value: Any, lookup: Mapping[str, int]) -> int:
     text = as_text(value)
     return NULL_IDX if text is None else lookup.get(text, UNSEEN_IDX)
+
+
+def _left_padded(values: Sequence[int], length: int) -> list[int]:
+    kept = values[-length:]
+    return [*[PADDING_IDX] * (length - len(kept)), *kept]
 
 
 def _right_padded(values: Sequence[int], length: int) -> list[int]:

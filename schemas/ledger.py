@@ -55,11 +55,97 @@ class SplitLedger(Strict):
             )
 
 
+class ShownLedger(Strict):
+    """Where the items of all responses went."""
+
+    items: int
+    """In the responses as they were landed."""
+    events: int = 0
+    waiting: int = 0
+    """Their window is open: they become events later."""
+    not_acted_on: int = 0
+    """Where only an action makes an event."""
+    duplicates: int = 0
+    """The same response landed again, or the same item twice in one."""
+    bots_by_rule: dict[str, int] = {}
+    """Each item under the first rule that its user broke."""
+
+    @property
+    def bots(self) -> int:
+        return sum(self.bots_by_rule.values())
+
+    def check(self) -> None:
+        """Raise LedgerError unless items = events + waiting + not acted on + duplicates + bots."""
+        gone = self.events + self.waiting + self.not_acted_on + self.duplicates + self.bots
+        if self.items != gone:
+            raise LedgerError(
+                f"the ledger does not add up: {self.items:,} items shown, but {self.events:,} events + "
+                f"{self.waiting:,} waiting + {self.not_acted_on:,} not acted on + {self.duplicates:,} duplicates + "
+                f"{self.bots:,} of bots = {gone:,}."
+            )
+
+
+class ActionLedger(Strict):
+    """Where the actions went."""
+
+    actions: int
+    """As they were landed."""
+    joined: int = 0
+    """The first of their kind on an item that was shown."""
+    repeated: int = 0
+    """Those after it, which are taken together with it."""
+    waiting: int = 0
+    """On items that are no events yet."""
+    late: int = 0
+    """After the window."""
+    orphan: int = 0
+    """Of a response that nobody logged."""
+    not_shown: int = 0
+    """On an item that the response did not show, or by somebody it was not for."""
+    duplicates: int = 0
+    """The same action landed again."""
+    without_rule: int = 0
+    """Of a kind that no label asks for."""
+    without_value: int = 0
+    """Of a kind whose value is asked for, and it had none."""
+    bots_by_rule: dict[str, int] = {}
+
+    @property
+    def bots(self) -> int:
+        return sum(self.bots_by_rule.values())
+
+    def parts(self) -> dict[str, int]:
+        """All that actions can have come to, by its name."""
+        named = self.model_dump(exclude={"actions", "bots_by_rule"})
+        return {name.replace("_", " "): count for name, count in named.items()} | {"of bots": self.bots}
+
+    def check(self) -> None:
+        """Raise LedgerError unless the parts make up all actions."""
+        if self.actions != sum(self.parts().values()):
+            parts = " + ".join(f"{count:,} {name}" for name, count in self.parts().items() if count)
+            raise LedgerError(
+                f"the ledger does not add up: {self.actions:,} actions, but {parts or 'nothing'} = "
+                f"{sum(self.parts().values()):,}."
+            )
+
+
+class FeedbackLedger(Strict):
+    """What became of all that was shown and done."""
+
+    shown: ShownLedger
+    actions: ActionLedger
+
+    def check(self) -> None:
+        self.shown.check()
+        self.actions.check()
+
+
 class Ledger(Strict):
-    """The ledger of a published folder: the raw tables, and the splits once there are any."""
+    """The ledger of a published folder: the raw tables, and the splits once there are any; what was shown and done."""
 
     tables: dict[str, TableLedger]
     splits: SplitLedger | None = None
+    feedback: FeedbackLedger | None = None
 
     def check(self) -> None:
         """Raise LedgerError at the first sum that does not add up."""
@@ -73,6 +159,8 @@ class Ledger(Strict):
                     f"prepare was given {self.splits.accepted:,}."
                 )
             self.splits.check()
+        if self.feedback is not None:
+            self.feedback.check()
 
 
 def check_rows_seen(split: str, *, expected_rows: int, rows: int, expected_id_sum: int, id_sum: int) -> None:

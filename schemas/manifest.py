@@ -7,6 +7,7 @@ from typing import Any, Literal
 from schemas.contract import Contract
 from schemas.event_store import StoreState
 from schemas.features import FeatureTransform
+from schemas.feedback_state import FeedbackState
 from schemas.images import ImageColumn
 from schemas.ledger import Ledger
 from schemas.settings import Strict, digest_of
@@ -14,7 +15,7 @@ from schemas.settings import Strict, digest_of
 MANIFEST = "manifest.json"
 SPLITS = ("train", "valid", "test")
 
-Kind = Literal["events", "snapshot"]
+Kind = Literal["events", "snapshot", "served"]
 QueryGrain = Literal["event", "user"]
 
 
@@ -71,6 +72,9 @@ class Manifest(Strict):
 
     store: StoreState | None = None
     """Of events: the version, the raw files read, what each day holds, and the results of the contract's checks."""
+
+    feedback: FeedbackState | None = None
+    """Of events that were served: the landed files read, and what each day of them came to."""
 
     images: ImageColumn | None = None
     """Of a snapshot of images: how they are stored, their classes, and how training varies them."""

@@ -9,6 +9,9 @@ from typing import NoReturn
 
 from schemas.errors import UserError
 
+TRIAL = "HEADRACE_TRIAL"
+"""Variable that marks the processes of a search's trial; their OMP_NUM_THREADS is the search's or the user's."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse without the usage in front of an error."""

@@ -44,6 +44,12 @@ class Snapshot:
         # Files of several versions of a contract may lack a column, or hold it in a narrower type.
         return pa.concat_tables(tables, promote_options="permissive")
 
+    def read_schema(self, part: str) -> pa.Schema:
+        """The columns of a part, of its first file."""
+        fs, root = filesystem(self.url)
+        with fs.open(join(root, self.files(part)[0].path), "rb") as file:
+            return pq.read_schema(file)
+
     def verify(self, *, checksums: bool = True, progress: Callable[[str], None] = lambda path: None) -> None:
         """Prove that every file is there, whole and unchanged, and that the ledger adds up over the files.
 
@@ -124,6 +130,6 @@ def snapshot_of(url: str, text: str | None, *, kind: Kind) -> Snapshot:
         raise SnapshotDamaged(f"{url}: {MANIFEST} is not JSON: {error}") from None
     manifest = parse_model(Manifest, content, where=f"{url}/{MANIFEST}")
     if manifest.kind != kind:
-        job = "ingest" if kind == "events" else "prepare"
+        job = {"events": "ingest", "served": "feedback"}.get(kind, "prepare")
         raise UserError(f"{url} holds {manifest.kind!r}, and {kind!r} is wanted: give what `headrace {job}` wrote.")
     return Snapshot(url=url, manifest=manifest)

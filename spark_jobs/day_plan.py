@@ -23,6 +23,13 @@ class Arrivals:
     same: tuple[FileStatus, ...]
     gone: tuple[SourceFile, ...]
     """Consumed earlier and not there any more: their rows stay, but a day that holds some cannot be built again."""
+    dropped: tuple[SourceFile, ...] = ()
+    """The same, of a source whose files replace one another: their rows go with them."""
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to build."""
+        return bool(self.unread or self.dropped)
 
     @property
     def unread(self) -> tuple[FileStatus, ...]:
@@ -42,7 +49,7 @@ class DayPlan:
     """Among `days`, those whose standing rows stay: rows without a day never meet those of another file."""
 
 
-def arrivals(standing: Sequence[SourceFile], found: Sequence[FileStatus]) -> Arrivals:
+def arrivals(standing: Sequence[SourceFile], found: Sequence[FileStatus], *, drops_gone: bool = False) -> Arrivals:
     known = {file.url: file for file in standing}
     there = {file.url for file in found}
     new: list[FileStatus] = []
@@ -54,11 +61,13 @@ def arrivals(standing: Sequence[SourceFile], found: Sequence[FileStatus]) -> Arr
             new.append(file)
         else:
             (same if (was.bytes, was.modified_ms) == (file.bytes, file.modified_ms) else changed).append(file)
+    gone = tuple(file for file in standing if file.url not in there)
     return Arrivals(
         new=tuple(new),
         changed=tuple(changed),
         same=tuple(same),
-        gone=tuple(file for file in standing if file.url not in there),
+        gone=() if drops_gone else gone,
+        dropped=gone if drops_gone else (),
     )
 
 
@@ -68,14 +77,15 @@ def plan_all(counted: Sequence[SourceFile], files: Sequence[FileStatus]) -> DayP
 
 
 def plan_days(standing: Sequence[SourceFile], came: Arrivals, counted: Sequence[SourceFile]) -> DayPlan:
-    """Build the days that new and changed files hold or held. `counted`: those files as they are now."""
+    """Build the days that new, changed and dropped files hold or held. `counted`: the first two as they are now."""
     now, before = ({file.url: file for file in files} for files in (counted, standing))
     changed = {file.url for file in came.changed}
     held = {url: {*now[url].days, *(before[url].days if url in changed else ())} for url in now}
-    days = {day for of_file in held.values() for day in of_file}
-    rebuilds_no_day = any(NO_DAY in held[url] for url in changed)
+    dropped = {file.url: {*file.days} for file in came.dropped}
+    days = {day for of_file in (*held.values(), *dropped.values()) for day in of_file}
+    rebuilds_no_day = any(NO_DAY in held[url] for url in changed) or any(NO_DAY in of for of in dropped.values())
     added_to = {NO_DAY} & days if not rebuilds_no_day else set()
-    sources = tuple(now.get(file.url, file) for file in standing)
+    sources = tuple(now.get(file.url, file) for file in standing if file.url not in dropped)
     sources += tuple(file for file in counted if file.url not in before)
     met = days - added_to
     for file in came.gone:

@@ -52,6 +52,7 @@ class EventStore:
         """Move staged files to a part's folder, each into its day's; give their paths. No manifest names them yet.
 
         Each gets a name that no other file of the store has; Spark gives one name to a task's files of all days.
+        Whoever lists the folder finds them at once, beside those that they replace: readers go by the manifest.
         """
         staged = join(self.url, STAGING, self.writer, name)
         batch = uuid.uuid4().hex

@@ -28,7 +28,7 @@ _TAKEN: dict[TableName, set[str]] = {
     "events": {"row_id", "user_id", "item_id", "event_time_ms", "label", "weight", "propensity", "split"}
     | {"user_idx", "item_idx", "query_id", "seen", "history", "history_gaps", "negatives"},
     "items": {"item_id", "item_idx", "title", "count", VALID_FROM},
-    "users": {"user_id", "user_idx", "seen", "history", VALID_FROM},
+    "users": {"user_id", "user_idx", "seen", "history", "history_times_ms", VALID_FROM},
 }
 
 
@@ -62,6 +62,13 @@ class Log:
     @property
     def measures(self) -> list[str]:
         return [*_measures(self.contract)]
+
+    def with_borrowed(self, rows: DataFrame) -> DataFrame:
+        """Rows of events with what features of events take from their user and item, as it was at their time."""
+        for name, entities, key in (("users", self.users, "user_id"), ("items", self.items, "item_id")):
+            if entities is not None:
+                rows = _with_borrowed(rows, name, entities, key, self.columns["events"])
+        return rows
 
 
 def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
@@ -178,8 +185,10 @@ def _measures(contract: Contract) -> dict[str, Column]:
 
 
 def _measure(column: Column) -> SparkColumn:
+    """NaN for a label or a propensity that is not known; 1 for a weight that is not said."""
     value = F.col(column.name).cast("float")
-    return F.coalesce(value, F.lit(float("nan")).cast("float")) if column.nullable else value
+    unknown = 1.0 if column.role == "weight" else float("nan")
+    return F.coalesce(value, F.lit(unknown).cast("float")) if column.nullable else value
 
 
 def _read_entities(

@@ -23,6 +23,7 @@ from schemas.errors import UserError, nearest
 from schemas.storage import join
 from spark_jobs.databases import jdbc_options, redacted
 from spark_jobs.hadoop_files import FileStatus, HadoopFiles
+from spark_jobs.published_sources import list_published
 from spark_jobs.text_files import BrokenFile, check_readable, first_line, read_lines
 from spark_jobs.transforms.parsing import check_header, header_of, with_raw_fields
 from spark_jobs.transforms.rules import check_raw_type
@@ -51,7 +52,7 @@ def find_source(hadoop: HadoopFiles, raw: str, table: Table, name: TableName) ->
         jdbc = table.source.jdbc
         return [FileStatus(f"{redacted(jdbc.url)}/{table.source.path}" if jdbc else table.source.path, 0, 0)]
     url = join(raw, table.source.path)
-    files = hadoop.glob(url)
+    files = list_published(hadoop, url, name) if table.source.format == "parquet" else hadoop.glob(url)
     if not files:
         raise UserError(f"{name}: no file at {url}. Give the folder that holds {table.source.path!r} with --raw.")
     if not any(file.bytes for file in files):

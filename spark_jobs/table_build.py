@@ -98,7 +98,7 @@ def build_days(
     try:
         sound = raw.read(lambda fields: _sound_rows(build, fields, days))
         alone = sound.join(repeated, on=KEY_HASH, how="left_anti") if num_repeated else sound
-        accepted = _write(build, alone, "sound", build.name, gathered=_would_be_scattered(counted, days))
+        accepted = write_rows(build, alone, "sound", build.name, gathered=_would_be_scattered(counted, days))
         missing = {day for day, rows in expected.items() if rows != _rows_by_day(accepted).get(day, 0)}
         refused: tuple[DataFile, ...] = ()
         if missing:
@@ -106,7 +106,7 @@ def build_days(
             accepted += more
     finally:
         repeated.unpersist()
-    written = _stock(build, accepted)
+    written = stock_by_day(build, accepted)
     for day, rows in _refusals(build, refused).items():
         written[day] = written.get(day, DayRows()).plus(rows)
     _check_days(build.name, expected, written)
@@ -150,9 +150,9 @@ def _look_again(
         keyed = with_repetition(judged.where(F.size("broken") == 0), build.table)
         columns = [column.name for column in build.table.columns]
         first = keyed.where(F.col("repetition") == 1).select(*columns, DAY)
-        accepted = _write(build, first, "first", build.name) if repeated is not None else ()
+        accepted = write_rows(build, first, "first", build.name) if repeated is not None else ()
         refused = _refused(bad.unionByName(keyed.where(F.col("repetition") > 1)))
-        return accepted, _write(build, refused, "refused", f"quarantine/{build.name}")
+        return accepted, write_rows(build, refused, "refused", f"quarantine/{build.name}")
     finally:
         judged.unpersist()
 
@@ -186,7 +186,7 @@ def _refused(rows: DataFrame) -> DataFrame:
     )
 
 
-def _write(
+def write_rows(
     build: TableBuild,
     rows: DataFrame,
     staged: str,
@@ -244,7 +244,7 @@ def _rows_by_day(files: Sequence[DataFile]) -> dict[str, int]:
     return rows
 
 
-def _stock(build: TableBuild, files: Sequence[DataFile]) -> dict[str, DayRows]:
+def stock_by_day(build: TableBuild, files: Sequence[DataFile]) -> dict[str, DayRows]:
     """By day, what the files written hold: rows, the sum of their hashes, the latest event time. Reads them back."""
     if not files:
         return {}

@@ -82,9 +82,9 @@ def take_in(run: Run, name: TableName, files: list[FileStatus]) -> bool:
             return take_day(run, build, files, run.config.day)
         keep(run, name)
         return False
-    came = arrivals(stood.sources if stood else (), files)
+    came = arrivals(stood.sources if stood else (), files, drops_gone=table.source.gone == "drop")
     whole = stood is None or rebuilds_whole(run, name, table, came)
-    if not whole and not came.unread:
+    if not whole and not came.anything:
         keep(run, name)
         # A source that has stopped delivering shows here and nowhere else.
         refuse_failed(name, whole_checks(name, table, _total(stood), None, as_of_ms=as_of_ms(run.config)), DayRows())
@@ -95,7 +95,7 @@ def take_in(run: Run, name: TableName, files: list[FileStatus]) -> bool:
             counted = count_lines(build, files)
             plan = plan_all(counted, files)
         else:
-            counted = count_lines(build, came.unread)
+            counted = count_lines(build, came.unread) if came.unread else ()
             plan = plan_days(stood.sources, came, counted)
     refuse_empty(name, files, sum(sum(file.days.values()) for file in plan.sources))
     with step(run.spark, f"{name}: rows checked and written"):
@@ -126,13 +126,13 @@ def rebuilds_whole(run: Run, name: TableName, table: Table, came: Arrivals) -> b
     referred = {column.references.partition(".")[0] for column in table.columns if column.references}
     altered = [other for other in referred if run.states[other].total() != _total(run.stood(other))]
     if name != "events":
-        return bool(came.unread or came.gone or ruled or not table.source.is_files)
+        return bool(came.anything or came.gone or ruled or not table.source.is_files)
     why = ""
     if ruled:
         why = f"{ruled[0]}"
     elif altered:
         why = f"events refer to {altered[0]}, which changed"
-    elif came.unread and table.the("event_time").name not in table.key:
+    elif came.anything and table.the("event_time").name not in table.key:
         why = "the key is without the event time, so a row can repeat one of any other day"
     elif not table.source.is_files:
         why = "the source is no files, so what is new in it cannot be told"

@@ -25,10 +25,28 @@ class Postgres:
     port: int
     user: str
     password: str
+    control: tuple[str | Path, ...]
+    """Its pg_ctl with the data folder, as the user it runs as."""
+    sockets: Path
 
     @property
     def jdbc_url(self) -> str:
         return f"jdbc:postgresql://{_HOST}:{self.port}/postgres"
+
+    def store(self, database: str) -> str:
+        """The address of a new database, as stores of searches and tracked runs take it: without the password."""
+        self.run(f"CREATE DATABASE {database}")
+        return f"postgresql+psycopg2://{self.user}@{_HOST}:{self.port}/{database}"
+
+    def stop(self) -> None:
+        """End it as a crash would, without a last word to its clients."""
+        subprocess.run([*self.control, "stop", "-m", "immediate"], check=True, capture_output=True, cwd=self.sockets)
+
+    def start(self) -> None:
+        """Start it again, with the data that it had."""
+        options = f"-h {_HOST} -p {self.port} -k {self.sockets} -F"
+        start = ["start", "-w", "-l", "/dev/null", "-o", options]
+        subprocess.run([*self.control, *start], check=True, stdout=subprocess.DEVNULL, cwd=self.sockets)
 
     def run(self, sql: str) -> None:
         command = [
@@ -54,10 +72,11 @@ def running_postgres() -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     with socket.create_server((_HOST, 0)) as holder:
         port = holder.getsockname()[1]
-    server = Postgres(port=port, user=_USER, password=secrets.token_hex(12))
-    (folder / "password").write_text(server.password)
     # PostgreSQL refuses to run as root; Debian's package brings a user for it.
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    control = (*as_user, programs / "pg_ctl", "-D", folder / "data")
+    server = Postgres(port=port, user=_USER, password=secrets.token_hex(12), control=control, sockets=folder)
+    (folder / "password").write_text(server.password)
     if as_user:
         shutil.chown(folder, "postgres")
         shutil.chown(folder / "password", "postgres")
@@ -76,7 +95,7 @@ def running_postgres() -> Iterator[Postgres]:
             _wait_until_ready(programs, port, process)
             yield server
         finally:
-            subprocess.run([*as_user, programs / "pg_ctl", *data, "stop", "-m", "immediate"], check=False, cwd=folder)
+            subprocess.run([*control, "stop", "-m", "immediate"], check=False, cwd=folder)
             process.wait(timeout=60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +150,21 @@ def make_snapshot(
     )
     (root / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
     return str(root)
+
+
+def write_vocabularies(url: str, vocabularies: Mapping[str, Sequence[str]]) -> str:
+    """Give a snapshot these values, the first with the index 3, as `prepare` writes them; give its URL."""
+    root = Path(url)
+    manifest = Manifest.model_validate_json((root / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest.transform is not None
+    parts, known = dict(manifest.parts), dict(manifest.transform.vocabularies)
+    for name, values in vocabularies.items():
+        idx = np.arange(NUM_RESERVED, NUM_RESERVED + len(values), dtype=np.int32)
+        table = pa.table({"value": list(values), "idx": idx, "count": np.ones(len(values), dtype=np.int64)})
+        part = f"vocab/{name}"
+        parts[part] = (write_parquet(root / part / "part-00000.parquet", table, [len(values)], root),)
+        known[name] = Vocabulary(name=name, size=NUM_RESERVED + len(values))
+    transform = manifest.transform.model_copy(update={"vocabularies": known})
+    changed = manifest.model_copy(update={"parts": parts, "transform": transform})
+    (root / MANIFEST).write_text(changed.model_dump_json(), encoding="utf-8")
+    return url

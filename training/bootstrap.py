@@ -17,7 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.click_metrics import Scored, arrange, mixed, weighted_metrics
+from schemas.bundle import CalibrationPoint
+from training.click_metrics import (
+    ECE_BINS,
+    Scored,
+    Weights,
+    arrange,
+    curve_sums,
+    mixed,
+    usable_by_score,
+    weighted_metrics,
+)
 from training.ranks import Ranks
 
 METRICS = ("auc", "gauc", "log_loss", "normalised_entropy", "calibration")
@@ -43,6 +53,48 @@ def bootstrap(
     """
     values = _resampled(scored, ranks, resamples, seed, "bootstrap")
     return {metric: _interval(values[metric][1:], level) for metric in METRICS}
+
+
+def measured(
+    scored: Scored, ranks: Ranks, *, resamples: int = 200, seed: int = 0, level: float = 0.95
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """What `click_metrics` gives but ece, and the intervals of `bootstrap`; what is undefined is left out of both."""
+    values = _resampled(scored, ranks, resamples, seed, "measured")
+    metrics = {name: float(value[0]) for name, value in values.items() if not math.isnan(value[0])}
+    intervals = {name: _interval(values[name][1:], level) for name in METRICS if name in metrics}
+    return metrics, {name: interval for name, interval in intervals.items() if not math.isnan(interval[0])}
+
+
+def bootstrap_curve(
+    scored: Scored, ranks: Ranks, *, bins: int = ECE_BINS, resamples: int = 200, seed: int = 0, level: float = 0.95
+) -> tuple[list[CalibrationPoint], tuple[float, float] | None]:
+    """The `calibration_curve` with the interval of each bin's mean label, and that of ece; None without rows.
+
+    Noise moves bins away from the diagonal, so the ece of a resample is too large by about as much as the rows' own
+    is. Its interval is therefore the basic one, 2 ece - quantiles (Davison and Hinkley 1997, section 5.2.1), from 0.
+    """
+    by_score = usable_by_score(scored, ranks, "curve")
+    sums_T3B = curve_sums(by_score, _as_they_are_and_resampled(resamples, seed), ranks, bins, "curve")
+    rows_TB, probability_TB, label_TB = sums_T3B.transpose(1, 0, 2)
+    points = []
+    for place in np.flatnonzero(rows_TB[0]):
+        rows_T = rows_TB[:, place]
+        means_T = np.divide(label_TB[:, place], rows_T, out=np.full(len(rows_T), np.nan), where=rows_T > 0)
+        points.append(
+            CalibrationPoint(
+                probability=float(probability_TB[0, place] / rows_T[0]),
+                label=float(means_T[0]),
+                interval=_interval(means_T[1:], level),
+                rows=round(rows_T[0]),
+            )
+        )
+    if not points:
+        return [], None
+    # A resample of few users may hold nobody.
+    kept = rows_TB.sum(1) > 0
+    ece_T = np.abs(probability_TB - label_TB)[kept].sum(1) / rows_TB[kept].sum(1)
+    low, high = _interval(ece_T[1:], level)
+    return points, (max(0.0, float(2 * ece_T[0] - high)), max(0.0, float(2 * ece_T[0] - low)))
 
 
 def compare(
@@ -80,12 +132,15 @@ def poisson_weights(users: NDArray[np.int64], *, resamples: int, seed: int) -> I
 
 def _resampled(scored: Scored, ranks: Ranks, resamples: int, seed: int, name: str) -> dict[str, NDArray[np.float64]]:
     """Each metric of the rows as they are and of each resample, shape (T,)."""
+    return weighted_metrics(arrange(scored, ranks, name), _as_they_are_and_resampled(resamples, seed), ranks, name)
 
+
+def _as_they_are_and_resampled(resamples: int, seed: int) -> Weights:
     def weights(users: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         yield np.ones(len(users), dtype=np.int64)
         yield from poisson_weights(users, resamples=resamples, seed=seed)
 
-    return weighted_metrics(arrange(scored, ranks, name), weights, ranks, name)
+    return weights
 
 
 def _refuse_unequal_rows(one: Scored, other: Scored, ranks: Ranks) -> None:

@@ -1,24 +1,36 @@
-"""Checkpoints: weights as safetensors, the rest loadable without unpickling; each appears whole or not at all."""
+"""Checkpoints: weights as safetensors, the rest loadable without unpickling; each appears whole or not at all.
+
+They are written while training goes on. No exchange between ranks takes part in that: each rank writes its file of the
+embedding tables into one draft, and rank 0, when all are there, gives the draft its name.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import secrets
 import shutil
+import time
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from training.embeddings.files import load_tables, save_tables, tables_of
+from schemas.errors import CheckpointNotWritten, UserError
+from training.embeddings.files import load_tables, table_file, table_share
+from training.in_background import Abandoned, InBackground, Signals
 from training.ranks import Ranks
 
 WEIGHTS, OPTIMIZER, PROGRESS = "model.safetensors", "optimizer.pt", "progress.json"
+_POLL_S = 0.02
 
 
 class EpochTotals(BaseModel):
@@ -77,10 +89,6 @@ def write_json(path: Path, value: Any) -> None:
     draft.rename(path)
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
-
-
 def load_weights(path: Path, model: nn.Module) -> None:
     model.load_state_dict(load_file(path))
 
@@ -93,33 +101,93 @@ def _place(name: re.Match[str]) -> tuple[int, int]:
     return (int(name[1]) + 1, 0) if name[2] is None else (int(name[1]), int(name[2]))
 
 
-class Checkpoints:
-    """The checkpoints of a run: the last one, to go on from, and the best epoch's, to serve."""
+@dataclass(frozen=True, kw_only=True)
+class KeptCheckpoints:
+    """Which checkpoints stay, beside the best epoch's, and how they are written."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    newest: int = 1
+    every_epochs: int = 0
+    """Those after every so many epochs stay for good; 0 for none."""
+    in_background: bool = True
+    """Written while training goes on, from a copy of this rank's weights in main memory; else training waits."""
+
+    def stays(self, name: str) -> bool:
+        """Whether a checkpoint stays for good."""
+        found = _NAME.match(name)
+        assert found is not None
+        epochs, steps = _place(found)
+        return bool(self.every_epochs) and steps == 0 and epochs % self.every_epochs == 0
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last ones, to go on from, and the best epoch's, to serve."""
+
+    def __init__(self, folder: Path, kept: KeptCheckpoints | None = None) -> None:
+        self.folder, self.kept = folder, kept or KeptCheckpoints()
+        self._writing = InBackground()
+        self._attempt = 0
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, ranks: Ranks) -> None:
-        """Write a checkpoint, then let go of those that are neither the last nor the best.
+        """Begin to write a checkpoint, once the one before is written; all ranks call this.
 
-        Rank 0 writes; of embedding tables every rank writes its share, so all ranks call this.
+        After it those that the policy does not keep are removed.
         """
-        draft = self.folder / f".draft-{progress.name}"
-        if ranks.rank == 0:
-            if draft.exists():
-                shutil.rmtree(draft)
-            draft.mkdir(parents=True)
-        if tables_of(model):
-            ranks.sum(torch.zeros(1), "checkpoint_begun")
-            save_tables(draft, model, ranks)
-            ranks.sum(torch.zeros(1), "tables_written")
-        if ranks.rank == 0:
-            self._publish(draft, model, optimizer, progress)
+        self._finish(ranks)
+        copies, leads = self.kept.in_background, ranks.rank == 0
+        share = table_share(model, ranks, copy=copies)
+        weights = {name: _in_memory(value, copy=copies) for name, value in model.state_dict().items()} if leads else {}
+        state = _in_memory(optimizer.state_dict(), copy=copies) if leads else {}
+        draft = self.folder / f".draft-{progress.name}-{self._attempt:x}"
 
-    def _publish(self, draft: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        save_weights(draft / WEIGHTS, model)
-        torch.save(optimizer.state_dict(), draft / OPTIMIZER)
-        write_json(draft / PROGRESS, progress.model_dump())
+        def write(signals: Signals) -> None:
+            try:
+                if share or leads:
+                    draft.mkdir(parents=True, exist_ok=True)
+                if share:
+                    _appearing_whole(draft / table_file(ranks), share)
+                if leads:
+                    _appearing_whole(draft / WEIGHTS, weights)
+                    torch.save(state, draft / OPTIMIZER)
+                    write_json(draft / PROGRESS, progress.model_dump())
+                signals.half_done.set()
+                if leads:
+                    if share:
+                        _wait_for([draft / table_file(ranks, rank) for rank in range(ranks.size)], signals)
+                    self._publish(draft, progress)
+            except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError of a full disk
+                raise CheckpointNotWritten(
+                    f"rank {ranks.rank} cannot write the checkpoint {draft}: {error}. Make room, or mend what is "
+                    "wrong; the same command goes on from the last one."
+                ) from error
+
+        self._writing.begin(write)
+        if not copies:
+            self._finish(ranks)
+
+    def settle(self, ranks: Ranks) -> None:
+        """Wait until the last checkpoint stands, on every rank; raises CheckpointNotWritten where it could not be."""
+        self._finish(ranks)
+        ranks.sum(torch.zeros(1), "checkpoint_stands")
+
+    def _finish(self, ranks: Ranks) -> None:
+        """Wait for the checkpoint that is being written, if one is; collective.
+
+        Ranks meet in an exchange before they wait for each other's files: it ends with an error where one has died.
+        """
+        if not self._writing.is_begun:
+            return
+        error = self._writing.wait_for_half()
+        failed = int(ranks.sum(torch.tensor([0 if error is None else 1]), "shares_written"))
+        if failed and error is None:
+            self.abandon()
+            raise UserError(f"{failed} rank(s) could not write their share of a checkpoint; they say why.")
+        self._writing.settle()
+
+    def abandon(self) -> None:
+        """Leave a checkpoint that is being written: its ranks are not what they were."""
+        self._writing.abandon()
+
+    def _publish(self, draft: Path, progress: Progress) -> None:
         for file in draft.iterdir():
             with file.open("rb") as content:
                 os.fsync(content.fileno())
@@ -127,17 +195,28 @@ class Checkpoints:
         if target.exists():  # left by a run that died between this rename and its clean-up, and trained again
             shutil.rmtree(target)
         draft.rename(target)
-        for folder in self.folder.iterdir():
-            if folder not in (target, self._of(progress.best_epoch)):
+        newest = self._by_age()[-self.kept.newest :]
+        for folder in self._by_age():
+            if folder not in (*newest, self._of(progress.best_epoch)) and not self.kept.stays(folder.name):
                 shutil.rmtree(folder)
+
+    def _by_age(self) -> list[Path]:
+        found = {path: match for path in self.folder.glob("epoch-*") if (match := _NAME.match(path.name))}
+        return sorted(found, key=lambda path: _place(found[path]))
 
     def last(self) -> Path | None:
         """The newest checkpoint, or None before the first."""
-        found = {path: match for path in self.folder.glob("epoch-*") if (match := _NAME.match(path.name))}
-        return max(found, key=lambda path: _place(found[path])) if found else None
+        found = self._by_age()
+        return found[-1] if found else None
 
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Load the last checkpoint, if there is one, and say where training stands."""
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> Progress:
+        """Load the last checkpoint, if there is one, and say where training stands; all ranks call this."""
+        if ranks.rank == 0:
+            for draft in self.folder.glob(".draft-*"):  # of a run that died while it wrote
+                shutil.rmtree(draft)
+        # A name of its own for what these ranks will write: files of an earlier attempt must never be taken for theirs.
+        number = secrets.randbits(48) if ranks.rank == 0 else 0
+        self._attempt = int(ranks.sum(torch.tensor([number]), "attempt"))
         folder = self.last()
         if folder is None:
             return Progress()
@@ -151,3 +230,28 @@ class Checkpoints:
 
     def _of(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch:05d}"
+
+
+def _in_memory(value: Any, *, copy: bool) -> Any:
+    """The tensors of a state in main memory; copies, which training does not change, if asked."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=copy).contiguous()
+    if isinstance(value, Mapping):
+        return {key: _in_memory(inner, copy=copy) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_in_memory(inner, copy=copy) for inner in value]
+    return value
+
+
+def _appearing_whole(path: Path, tensors: dict[str, Tensor]) -> None:
+    draft = path.with_name(f".{path.name}")
+    save_file(tensors, draft)
+    draft.rename(path)
+
+
+def _wait_for(files: list[Path], signals: Signals) -> None:
+    """Until the other ranks' files are there, or nobody wants them any longer."""
+    while not all(file.exists() for file in files):
+        if signals.unwanted.is_set():
+            raise Abandoned
+        time.sleep(_POLL_S)

@@ -95,8 +95,13 @@ def calibration_curve(scored: Scored, ranks: Ranks, *, bins: int = ECE_BINS) -> 
     probabilities, either side takes the run's mean label: what any order of the run would give on average, so
     neither the order of the rows nor the ranks that hold them matter. Raises ValueError as `arrange` does.
     """
-    _refuse_unusable(scored, ranks, "calibration")
-    return _curve(sorted_by_score(scored, ranks, "calibration"), ranks, bins)
+    return _curve(usable_by_score(scored, ranks, "calibration"), ranks, bins)
+
+
+def usable_by_score(scored: Scored, ranks: Ranks, name: str) -> Scored:
+    """`sorted_by_score`; ValueError, on every rank, where a value cannot be used."""
+    _refuse_unusable(scored, ranks, name)
+    return sorted_by_score(scored, ranks, name)
 
 
 def arrange(scored: Scored, ranks: Ranks, name: str) -> Arranged:
@@ -247,21 +252,33 @@ def _user_totals(by_user: Scored) -> tuple[NDArray[np.int64], NDArray[np.float64
     return users, np.stack(columns, axis=1)
 
 
-def _curve(by_score: Scored, ranks: Ranks, bins: int) -> list[CalibrationBin]:
-    probability, num_rows = by_score.probability, len(by_score.label)
+def curve_sums(by_score: Scored, weights: Weights, ranks: Ranks, bins: int, name: str) -> NDArray[np.float64]:
+    """Rows, probabilities and labels of each bin of the `calibration_curve`, under each weighting; shape (T, 3, bins).
+
+    The bins hold the same rows under every weighting.
+    """
+    probability, num_rows = by_score.probability.astype(np.float64), len(by_score.label)
     per_rank = torch.zeros(ranks.size, dtype=torch.int64)
     per_rank[ranks.rank] = num_rows
-    per_rank = ranks.sum(per_rank, "calibration.rows_per_rank")
+    per_rank = ranks.sum(per_rank, f"{name}.rows_per_rank")
     edges = np.arange(bins + 1) * int(per_rank.sum()) // bins
     mine = np.clip(edges - int(per_rank[: ranks.rank].sum()), 0, num_rows)
-    # Labels summed up to each row; straight lines within runs of equal scores spread a run's labels evenly.
-    run_edges = np.append(np.flatnonzero(_changes(probability)), num_rows)
-    labels = np.concatenate(([0.0], np.cumsum(by_score.label, dtype=np.float64)))[run_edges]
-    label_sums = np.diff(np.interp(mine, run_edges, labels))
-    probability_sums = np.bincount(np.repeat(np.arange(bins), np.diff(mine)), probability, minlength=bins)
-    sums = ranks.sum(torch.from_numpy(np.stack([probability_sums, label_sums])), "calibration.sums").numpy()
-    in_bins = zip(*sums.tolist(), np.diff(edges).tolist(), strict=True)
-    return [CalibrationBin(first / rows, second / rows, rows) for first, second, rows in in_bins if rows]
+    # Summed up to each row; straight lines within runs of equal scores spread a run's labels evenly.
+    run_edges = np.append(np.flatnonzero(_changes(by_score.probability)), num_rows)
+    users, user_R = np.unique(by_score.group, return_inverse=True)
+    sums = []
+    for weight_U in weights(users):
+        weight_R = weight_U[user_R].astype(np.float64)
+        columns_3R = np.stack([weight_R, weight_R * probability, weight_R * by_score.label])
+        upto_3R = np.concatenate([np.zeros((3, 1)), np.cumsum(columns_3R, axis=1)], axis=1)[:, run_edges]
+        sums.append([np.diff(np.interp(mine, run_edges, upto)) for upto in upto_3R])
+    return ranks.sum(torch.from_numpy(np.asarray(sums)), f"{name}.sums").numpy()
+
+
+def _curve(by_score: Scored, ranks: Ranks, bins: int) -> list[CalibrationBin]:
+    ones: Weights = lambda users: [np.ones(len(users), dtype=np.int64)]  # noqa: E731  (a name with its type)
+    in_bins = curve_sums(by_score, ones, ranks, bins, "calibration")[0].T.tolist()
+    return [CalibrationBin(first / rows, second / rows, round(rows)) for rows, first, second in in_bins if rows]
 
 
 def _changes(values: NDArray[np.generic]) -> NDArray[np.bool_]:

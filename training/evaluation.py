@@ -2,15 +2,18 @@
 
 One row in, one rank out; metrics are sums over rows, so the cost is linear and memory is one batch of scores.
 
-Legend: B rows of a batch, D embedding width, N items that can be recommended, K the largest k.
+Legend: B rows of a batch, R of a rank, D embedding width, N items that can be recommended, K the
+largest k, or how many ks there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.bundle import SplitMetrics
@@ -24,7 +27,22 @@ from training.ranks import Ranks
 HELD_OUT_COLUMNS = ("row_id", "query_id", "item_idx", "seen", "negatives")
 
 
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class RankedRows:
+    """What became of a rank's rows; each array has shape (R,)."""
+
+    query: NDArray[np.int64]
+    full: NDArray[np.int32]
+    """Rank of each row's item among all that its user has not seen, from 1."""
+    sampled: NDArray[np.int32]
+    """The same among the row's given negatives."""
+    listed: Tensor
+    """How often each item stands within a first k, and in the last row how often it was chosen; shape (K + 1, N)."""
+    id_sum: int
+    beside: dict[str, NDArray[np.float64]]
+    """By name what else was asked of each row, shape (R,)."""
+
+
 def evaluate(
     model: Retriever,
     batches: Iterable[Batch],
@@ -34,16 +52,30 @@ def evaluate(
     ks: Sequence[int],
     device: torch.device,
 ) -> SplitMetrics:
-    """Rank every row of the batches, on all ranks together; `counts`, shape (N,), are of the items in train.
+    """Rank every row of the batches, on all ranks together; `counts`, shape (N,), are of the items in train."""
+    rows = ranked(model, batches, num_items=len(counts), ks=ks, device=device)
+    return metrics_of(rows, ranks, counts=counts, ks=ks)
+
+
+@torch.no_grad()
+def ranked(
+    model: Retriever,
+    batches: Iterable[Batch],
+    *,
+    num_items: int,
+    ks: Sequence[int],
+    device: torch.device,
+    beside: Mapping[str, Callable[[Batch], NDArray[np.float64]]] | None = None,
+) -> RankedRows:
+    """Rank every row of the rank's batches; 16 bytes a row, and 8 for each number asked for `beside`.
 
     Items that the user has seen are left out of the full ranking, the row's own item never; ties go to the lower
     index. An item that was not in train cannot be recommended: it counts as relevant and as missed.
-    `full` ranks all items but those seen, `sampled` the row's given negatives; of_lists says what `full` has beside.
     """
-    num_items = len(counts)
     item_idx_N = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=device)
     items_ND = model.items(item_idx_N)
     queries, full, sampled, id_sum = [], [], [], 0
+    more: dict[str, list[NDArray[np.float64]]] = {name: [] for name in beside or {}}
     listed = torch.zeros(len(ks) + 1, num_items, dtype=torch.int64)  # the last: how often each was chosen
     for batch in batches:
         if batch.num_rows == 0:
@@ -61,17 +93,34 @@ def evaluate(
             listed[place] += torch.bincount(top_BK[:, :k].flatten().cpu(), minlength=num_items)
         listed[-1] += torch.bincount(target_B[target_B >= 0].cpu(), minlength=num_items)
         id_sum += int((batch["row_id"] % ROW_ID_MODULUS).sum())
-    every_query = ranks.gather(_stacked(queries, np.int64), "query_id")
-    every_full = ranks.gather(_stacked(full, np.int32), "full_rank")
-    every_sampled = ranks.gather(_stacked(sampled, np.int32), "sampled_rank")
+        for name, values in (beside or {}).items():
+            more[name].append(values(batch))
+    return RankedRows(
+        query=_stacked(queries, np.int64),
+        full=_stacked(full, np.int32),
+        sampled=_stacked(sampled, np.int32),
+        listed=listed,
+        id_sum=id_sum,
+        beside={name: _stacked(parts, np.float64) for name, parts in more.items()},
+    )
+
+
+def metrics_of(rows: RankedRows, ranks: Ranks, *, counts: Tensor, ks: Sequence[int]) -> SplitMetrics:
+    """`full` ranks all items but those seen, `sampled` the row's given negatives; of_lists says what `full` has beside.
+
+    Collective.
+    """
+    every_query = ranks.gather(rows.query, "query_id")
+    every_full = ranks.gather(rows.full, "full_rank")
+    every_sampled = ranks.gather(rows.sampled, "sampled_rank")
     full_metrics = ranking_metrics(every_query, every_full, ks)
-    full_metrics |= of_lists(ranks.sum(listed, "listed"), counts.cpu(), ks)
+    full_metrics |= of_lists(ranks.sum(rows.listed, "listed"), counts.cpu(), ks)
     return SplitMetrics(
         full=full_metrics,
         sampled=ranking_metrics(every_query, every_sampled, ks),
         num_rows=len(every_query),
         num_queries=len(np.unique(every_query)),
-        row_id_sum=int(ranks.sum(torch.tensor([id_sum]), "row_id_sum")) % ROW_ID_MODULUS,
+        row_id_sum=int(ranks.sum(torch.tensor([rows.id_sum]), "row_id_sum")) % ROW_ID_MODULUS,
     )
 
 

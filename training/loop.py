@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from schemas.bundle import SplitMetrics
 from schemas.errors import UserError
@@ -18,13 +18,18 @@ from schemas.ledger import ROW_ID_MODULUS, check_rows_seen
 from schemas.snapshot import Snapshot
 from training.batch import Batch
 from training.checkpoint import Checkpoints, EpochTotals, Progress
+from training.curves import Curves
+from training.diagnosis import Diagnosis, diagnose
 from training.feed import Feed
+from training.models.batch_norm import average_statistics
 from training.optimizers import Optimizers
-from training.ranks import Ranks
+from training.ranks import Ranks, RanksChanged
 from training.reader import open_part
 from training.recipe import Recipe
 from training.run_folder import RunFolder
+from training.signs import Units
 from training.step import Stepper
+from training.step_clock import TurnTo
 from training.task import Task
 
 _SECONDS_BETWEEN_PROGRESS_LINES = 10.0
@@ -58,23 +63,28 @@ class Trainer:
     """Told of every batch of train that was learned from."""
     note: Callable[..., None] = lambda *_, **__: None
     """Told what the rank turns to; the watchdog's `does`."""
+    tensorboard: bool = True
 
     def train(self, run: RunFolder) -> Progress:
         """Train until the epochs or the patience are spent, going on from the run's last checkpoint."""
         model, feed = self.task.model, self.feed("train", ("row_id", *self.task.columns))
-        stepper = self._stepper()
-        progress = run.checkpoints.resume(model, stepper.optimizers.dense)
+        stepper = self.stepper()
+        progress = run.checkpoints.resume(model, stepper.optimizers.dense, self.ranks)
         self._agree_on(progress, run)
         self.ranks.start_alike(model)
         leads = self.ranks.rank == 0
         with ExitStack() as stack:
+            stack.callback(run.checkpoints.abandon)  # after an error: its writing would wait for other ranks
             if leads:
-                run.keep_metrics(progress.epochs_done)
-                board = stack.enter_context(SummaryWriter(str(run.path / "tensorboard")))
+                past = run.keep_metrics(progress.epochs_done)
+                curves = stack.enter_context(closing(Curves(run.path / "tensorboard" if self.tensorboard else None)))
             while not progress.is_over(epochs=self.recipe.epochs, patience=self.recipe.patience):
                 epoch = progress.epochs_done
                 result = self.train_epoch(feed, stepper, progress, run.checkpoints)
-                valid = self.evaluate("valid")
+                units = Units(model)
+                with units.watched():
+                    valid = self.evaluate("valid")
+                signs = diagnose(result.loss, stepper.signs.taken(), units, model, self.ranks)
                 value = self.task.chosen(valid)
                 if math.isnan(value):
                     raise UserError(
@@ -84,10 +94,14 @@ class Trainer:
                 progress = progress.with_epoch(epoch, value if self.task.more_is_better else -value)
                 self._report(epoch, result, valid, is_best=progress.best_epoch == epoch)
                 if leads:
-                    run.append_metrics({"epoch": epoch, **asdict(result), "valid": valid.model_dump()})
-                    for name, number in {"loss": result.loss, **self.task.scalars(valid)}.items():
-                        board.add_scalar(name, number, epoch)
-                run.checkpoints.save(model, stepper.optimizers.dense, progress, self.ranks)
+                    self._warn(epoch, signs, past)
+                    found = {"epoch": epoch, **asdict(result), "chosen": value, "valid": valid.model_dump()}
+                    past.append({**found, "diagnosis": signs.scalars()})
+                    run.append_metrics(past[-1])
+                    of_signs = {f"diagnosis/{name}": number for name, number in signs.scalars().items()}
+                    curves.add({"loss": result.loss, **self.task.scalars(valid), **of_signs}, epoch)
+                self._save(progress, stepper, run.checkpoints)
+            run.checkpoints.settle(self.ranks)
         return progress
 
     def train_epoch(
@@ -96,6 +110,8 @@ class Trainer:
         """The epoch, or what is left of it; raises LedgerError unless the ranks together saw each row of train once."""
         self.task.model.train()
         epoch, steps = progress.epochs_done, progress.steps
+        if frozen := stepper.optimizers.begin_epoch(epoch):
+            self.say(f"epoch {epoch}: frozen are {', '.join(frozen)}")
         if progress.feed is None:
             feed.set_epoch(epoch)
         else:
@@ -105,7 +121,7 @@ class Trainer:
         mine = EpochTotals()
         # By rows and not by steps: a run that goes on may have had other ranks.
         first = epoch * self._steps_per_epoch + progress.totals.rows // self._rows_per_step - steps
-        for batches in _groups(self._with_progress(feed, epoch), self.recipe.accumulate):
+        for batches in groups(self._with_progress(feed, epoch), self.recipe.accumulate):
             losses = stepper.step(batches, epoch=epoch, number=first + steps)
             steps += 1
             for batch, loss in zip(batches, losses, strict=True):
@@ -113,9 +129,11 @@ class Trainer:
             is_due = bool(self.checkpoint_every) and steps % self.checkpoint_every == 0
             goes_on = feed.epoch == epoch and len(feed) > 0  # else the epoch's own checkpoint comes next
             if checkpoints is not None and is_due and goes_on:
+                average_statistics(self.task.model, self.ranks)
                 totals = self._over_ranks(mine, progress.totals, began)
                 within = progress.within_epoch(steps, feed.state_dict(), totals)
-                checkpoints.save(self.task.model, stepper.optimizers.dense, within, self.ranks)
+                self._save(within, stepper, checkpoints)
+        average_statistics(self.task.model, self.ranks)  # or each rank would judge valid by its own
         totals = self._over_ranks(mine, progress.totals, began)
         check_rows_seen(
             "train",
@@ -126,7 +144,15 @@ class Trainer:
         )
         return EpochResult(loss=totals.loss_sum / totals.rows, rows=totals.rows, seconds=round(totals.seconds, 3))
 
-    def _stepper(self) -> Stepper:
+    def _save(self, progress: Progress, stepper: Stepper, checkpoints: Checkpoints) -> None:
+        """Begin to write a checkpoint; raises RanksChanged once it stands, where hosts have come or will go."""
+        self.note("writes a checkpoint")
+        checkpoints.save(self.task.model, stepper.optimizers.dense, progress, self.ranks)
+        if self.ranks.hosts_changed():
+            checkpoints.settle(self.ranks)
+            raise RanksChanged
+
+    def stepper(self, turn_to: TurnTo = lambda phase: None) -> Stepper:
         model, recipe = self.task.model, self.recipe
         return Stepper(
             task=self.task,
@@ -139,7 +165,8 @@ class Trainer:
                 total_steps=recipe.epochs * self._steps_per_epoch,
                 world_size=self.ranks.size,
             ),
-            gradients=self.ranks.summing(model),
+            gradients=self.ranks.summing(model, travels_as=getattr(torch, recipe.exchanged_as)),
+            turn_to=turn_to,
         )
 
     @property
@@ -178,10 +205,11 @@ class Trainer:
             seconds=time.monotonic() - began,
         )
 
-    def held_out(self, split: str, task: Task) -> Iterator[Batch]:
-        """The rank's batches of valid or test, in the same order for every task."""
+    def held_out(self, split: str, task: Task, more: tuple[str, ...] = ()) -> Iterator[Batch]:
+        """The rank's batches of valid or test, in the same order for every task; `more` columns beside its own."""
         task.model.eval()
-        return (batch.to(self.device) for batch in self.feed(split, task.held_out_columns, shuffle=False))
+        columns = tuple(dict.fromkeys((*task.held_out_columns, *more)))
+        return (batch.to(self.device) for batch in self.feed(split, columns, shuffle=False))
 
     def evaluate(self, split: str, task: Task | None = None) -> SplitMetrics:
         """Metrics of a split, of what is trained or of another; raises LedgerError unless every row was judged."""
@@ -227,6 +255,13 @@ class Trainer:
                 self.say(f"epoch {epoch}: step {batch.step + 1} of {num_steps} ({done:.0%}), {left:.0f} s left")
         self.note(f"has come to the end of its rows of epoch {epoch}")
 
+    def _warn(self, epoch: int, signs: Diagnosis, past: Sequence[Mapping[str, Any]]) -> None:
+        """Say what looks wrong, beside what the epochs before were like."""
+        first = past[0].get("diagnosis", {}).get("gradient_norm_median") if past else None
+        before = past[-1]["loss"] if past else None
+        for line in signs.warnings(first_norm=first, loss_before=before):
+            self.say(f"epoch {epoch}: warning: {line}")
+
     def _report(self, epoch: int, result: EpochResult, valid: SplitMetrics, *, is_best: bool) -> None:
         chosen, best = self.recipe.chosen_by, " (best)" if is_best else ""
         speed = result.rows / result.seconds
@@ -236,7 +271,7 @@ class Trainer:
         )
 
 
-def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """As many batches at a time; the last group may be smaller, on every rank alike."""
     together: list[Batch] = []
     for batch in batches:

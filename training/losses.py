@@ -6,11 +6,13 @@ Legend: B rows of a batch, D embedding width, S sampled items shared by the whol
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from schemas.features import NUM_RESERVED
 from training.batch import Batch
@@ -46,17 +48,50 @@ def sampled_softmax(
     items, all items take part and there is nothing to correct.
     """
     users_BD, target_B = model.users(batch) / temperature, known_targets(batch)
+    return softmax(model, users_BD, target_B, sampler, num_sampled=num_sampled, epoch=epoch, step=batch.step)
+
+
+def softmax(
+    model: Retriever, users_BD: Tensor, target_B: Tensor, sampler: ItemSampler, *, num_sampled: int, epoch: int,
+    step: int, most_scores: int | None = None,
+) -> Tensor:  # fmt: skip
+    """`sampled_softmax` of given users and items. With `most_scores` no more are held at once: those of some rows at
+    a time, computed again in the backward pass."""
     num_items = len(sampler.log_probability)
     if num_sampled == 0 or num_sampled >= num_items:
         everything = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=target_B.device)
-        scores_BN = users_BD @ model.items(everything).T
-        return F.cross_entropy(scores_BN, target_B - NUM_RESERVED, reduction="none")
-    sampled_S = sampler.draw(num_sampled, epoch=epoch, step=batch.step)
-    own_B1 = (users_BD * model.items(target_B)).sum(1, keepdim=True)
+        return _by_parts(_softmax_of_all, (users_BD, target_B), (model.items(everything),), most_scores)
+    sampled_S = sampler.draw(num_sampled, epoch=epoch, step=step)
     log_expected_S = sampler.log_probability[sampled_S - NUM_RESERVED] + math.log(num_sampled)
-    others_BS = users_BD @ model.items(sampled_S).T - log_expected_S
+    of_rows, of_all = (users_BD, target_B, model.items(target_B)), (model.items(sampled_S), sampled_S, log_expected_S)
+    return _by_parts(_softmax_of_some, of_rows, of_all, most_scores)
+
+
+def _softmax_of_all(users_BD: Tensor, target_B: Tensor, items_ND: Tensor) -> Tensor:
+    return F.cross_entropy(users_BD @ items_ND.T, target_B - NUM_RESERVED, reduction="none")
+
+
+def _softmax_of_some(
+    users_BD: Tensor, target_B: Tensor, own_BD: Tensor, items_SD: Tensor, sampled_S: Tensor, log_expected_S: Tensor
+) -> Tensor:
+    own_B1 = (users_BD * own_BD).sum(1, keepdim=True)
+    others_BS = users_BD @ items_SD.T - log_expected_S
     others_BS = others_BS.masked_fill(sampled_S == target_B.unsqueeze(1), float("-inf"))
     return torch.logsumexp(torch.cat([own_B1, others_BS], dim=1), dim=1) - own_B1.squeeze(1)
+
+
+def _by_parts(
+    loss: Callable[..., Tensor], of_rows: Sequence[Tensor], of_all: Sequence[Tensor], most_scores: int | None
+) -> Tensor:
+    """The loss of all rows; with `most_scores` of so many rows at a time that their scores are no more."""
+    at_once = max(1, most_scores // len(of_all[0])) if most_scores else len(of_rows[0])
+    if len(of_rows[0]) <= at_once:
+        return loss(*of_rows, *of_all)
+    parts = zip(*(rows.split(at_once) for rows in of_rows), strict=True)
+    # Nothing is drawn at random here, so nothing of the generator must be kept.
+    return torch.cat(
+        [checkpoint(loss, *part, *of_all, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    )
 
 
 def bpr(model: Retriever, batch: Batch, sampler: ItemSampler, *, l2: float, epoch: int) -> Tensor:

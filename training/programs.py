@@ -6,14 +6,19 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from schemas.errors import LedgerError, LossNotFinite, SnapshotDamaged, UserError
-from schemas.programs import answering_mistakes
+from schemas.errors import CheckpointNotWritten, LedgerError, LossNotFinite, SnapshotDamaged, UserError
+from schemas.programs import TRIAL, answering_mistakes
+from training.horovod_ranks import ElasticRanks
 from training.ranks import Ranks, start_ranks
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+_OF_ONE_RANK = (SnapshotDamaged, LedgerError, LossNotFinite, CheckpointNotWritten)
 
 
 def run(name: str, work: Callable[[Ranks], None]) -> int:
@@ -28,18 +33,21 @@ def run(name: str, work: Callable[[Ranks], None]) -> int:
     ranks = start_ranks()
 
     def speaks(error: UserError) -> bool:
-        return ranks.rank == 0 or isinstance(error, SnapshotDamaged | LedgerError | LossNotFinite)
+        return ranks.rank == 0 or isinstance(error, _OF_ONE_RANK)
 
-    return answering_mistakes(name, lambda: work(ranks), speaks=speaks)
+    # Elastic ranks do the work anew whenever some have died or come.
+    whole = partial(ranks.carry_out, work) if isinstance(ranks, ElasticRanks) else partial(work, ranks)
+    return answering_mistakes(name, whole, speaks=speaks)
 
 
 def share_cores() -> None:
     """Divide the machine's cores among its ranks: left alone, torch takes all of them for every rank.
 
     OMP_NUM_THREADS, where it is set, is the user's own choice and stays; but torchrun itself sets it to 1 for several
-    ranks, however many cores there are.
+    ranks, however many cores there are, where a search has not set it for its trial.
     """
     by_torchrun = "LOCAL_WORLD_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    by_torchrun = by_torchrun and TRIAL not in os.environ
     if "OMP_NUM_THREADS" in os.environ and not by_torchrun:
         return
     local_ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)

@@ -5,12 +5,13 @@ Legend: B rows of a batch, T heads, R rows of a rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.bundle import SplitMetrics
@@ -22,6 +23,7 @@ from training.click_metrics import Scored, click_metrics
 from training.models.ranker import Ranker
 from training.ranks import Ranks
 from training.recipe import CHOOSING, HeadsSettings, Recipe
+from training.weighting import PROPENSITY, by_propensity
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class ScoredRows:
     heads: dict[str, Scored]
     count: int
     id_sum: int
+    known: dict[str, NDArray[np.bool_]]
+    """By head, which of all rows have a label, shape (R,)."""
+    beside: dict[str, NDArray[np.float64]]
+    """Of all rows what was asked for beside, shape (R,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +49,27 @@ class Ranking:
     available: frozenset[str]
 
     @property
+    def settings(self) -> HeadsSettings:
+        assert isinstance(self.recipe.loss, HeadsSettings)
+        return self.recipe.loss
+
+    @property
     def heads(self) -> dict[str, float]:
         """Weight by label."""
-        assert isinstance(self.recipe.loss, HeadsSettings)
-        return self.recipe.loss.heads
+        return self.settings.heads
 
     @property
     def columns(self) -> tuple[str, ...]:
-        inputs = [name for name in self.model.columns if name in self.available]
-        return tuple(dict.fromkeys((*inputs, *self.heads, *({"weight"} & self.available))))
+        of_weights = ({"weight"} & self.available) | ({PROPENSITY} if self.settings.propensity else set())
+        return tuple(dict.fromkeys((*self._inputs, *self.heads, *sorted(of_weights))))
 
     @property
     def held_out_columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.columns, "row_id", *({"user_idx"} & self.available))))
+        return tuple(dict.fromkeys((*self._inputs, *self.heads, "row_id", *({"user_idx"} & self.available))))
+
+    @property
+    def _inputs(self) -> list[str]:
+        return [name for name in self.model.columns if name in self.available]
 
     def loss_sum(self, batch: Batch, epoch: int) -> Tensor:
         """Binary cross-entropy summed over rows and heads; a label that is not known (NaN) counts for nothing."""
@@ -65,6 +79,8 @@ class Ranking:
         loss_BT = loss_BT * known_BT * loss_BT.new_tensor(list(self.heads.values()))
         if "weight" in batch.columns:
             loss_BT = loss_BT * batch["weight"].unsqueeze(1)
+        if self.settings.propensity is not None:
+            loss_BT = loss_BT * by_propensity(batch, self.settings.propensity, self.ranks).unsqueeze(1)
         return loss_BT.sum()
 
     def evaluate(self, batches: Iterable[Batch]) -> SplitMetrics:
@@ -82,23 +98,32 @@ class Ranking:
         return SplitMetrics(num_rows=count, row_id_sum=ids % ROW_ID_MODULUS, heads=found)
 
     @torch.no_grad()
-    def scored(self, batches: Iterable[Batch]) -> ScoredRows:
-        """What the model says of each of this rank's rows, and what came of it; 8 bytes a row and head, 8 a row."""
+    def scored(
+        self, batches: Iterable[Batch], beside: Mapping[str, Callable[[Batch], NDArray[np.float64]]] | None = None
+    ) -> ScoredRows:
+        """What the model says of each of this rank's rows, and what came of it; 9 bytes a row and head, 8 a row.
+
+        `beside` names what else is to be kept of each batch's rows, 8 bytes a row.
+        """
         probabilities, labels, users, count, id_sum = [], [], [], 0, 0
+        more: dict[str, list[NDArray[np.float64]]] = {name: [] for name in beside or {}}
         for batch in batches:  # also those without rows: the look-up of sharded tables waits for every rank
             probabilities.append(self.model(batch).sigmoid().float().cpu().numpy())
             labels.append(self._labels(batch).cpu().numpy())
             users.append(users_of(batch).cpu().numpy())
+            for name, values in (beside or {}).items():
+                more[name].append(values(batch))
             count += batch.num_rows
             id_sum += int((batch["row_id"] % ROW_ID_MODULUS).sum())
         probability_RT, label_RT, user_R = (np.concatenate(parts) for parts in (probabilities, labels, users))
-        heads = {}
+        heads, all_known = {}, {}
         for place, name in enumerate(self.heads):
-            known = np.isfinite(label_RT[:, place])
+            known = all_known[name] = np.isfinite(label_RT[:, place])
             heads[name] = Scored(
                 probability=probability_RT[known, place], label=label_RT[known, place], group=user_R[known]
             )
-        return ScoredRows(heads, count, id_sum)
+        columns = {name: np.concatenate(parts) for name, parts in more.items()}
+        return ScoredRows(heads, count, id_sum, known=all_known, beside=columns)
 
     def chosen(self, metrics: SplitMetrics) -> float:
         return metrics.heads[next(iter(self.heads))][self.recipe.chosen_by]

@@ -3,10 +3,10 @@
 run.json        recipe and snapshot: what was run
 metrics.jsonl   one line an epoch
 tensorboard/    the same as curves
-checkpoints/    the last one, which may be of within an epoch, and the best epoch's
+checkpoints/    the last ones, which may be of within an epoch, and the best epoch's
 ranks/          of several ranks: what each was doing when last heard of
-bundle/         weights, recipe, features, contract, items, metrics, lineage: all that serving needs
-evaluation-*.json   what `evaluate` found on a split
+bundle/         weights, recipe, features, vocabularies, contract, items, metrics, lineage: all that serving needs
+evaluation-*.json   what `evaluate` found on a split; of a ranker also as a page, evaluation-*.html
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import torch
 
 from schemas.bundle import BUNDLE, BundleManifest, RunEvaluation
 from schemas.errors import UserError
+from schemas.snapshot import Snapshot
 from training.bundle import ITEMS
 from training.catalogue import Catalogue
-from training.checkpoint import WEIGHTS, Checkpoints, write_json
+from training.checkpoint import WEIGHTS, Checkpoints, KeptCheckpoints, write_json
 from training.embeddings.files import table_files
 from training.ranks import Ranks
+from training.vocabularies import VOCABULARIES, carry
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 
@@ -34,9 +36,9 @@ RUN, METRICS = "run.json", "metrics.jsonl"
 class RunFolder:
     """One training run on disk. Rank 0 writes; of embedding tables every rank writes its share."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept: KeptCheckpoints | None = None) -> None:
         self.path = path
-        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.checkpoints = Checkpoints(path / "checkpoints", kept)
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise UserError where another run, or something else, lies here."""
@@ -74,15 +76,19 @@ class RunFolder:
     def is_complete(self) -> bool:
         return (self.bundle / BUNDLE).exists()
 
-    def keep_metrics(self, epochs: int) -> None:
-        """Drop the lines of epochs after the checkpoint that training goes on from: they will come again."""
+    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Drop the lines of epochs after the checkpoint that training goes on from: they will come again.
+
+        Gives those that stay, by epoch.
+        """
         path = self.path / METRICS
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _epoch_of(line) < epochs]
-            draft = path.with_suffix(".draft")
-            draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            draft.rename(path)
+        if not path.exists():
+            return []
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _epoch_of(line) < epochs]
+        draft = path.with_suffix(".draft")
+        draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        draft.rename(path)
+        return [json.loads(line) for line in kept]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
@@ -102,10 +108,20 @@ class RunFolder:
     def save_evaluation(self, evaluation: RunEvaluation) -> None:
         write_json(self._evaluation_path(evaluation.split), evaluation.model_dump(mode="json"))
 
+    def save_evaluation_page(self, split: str, content: str) -> Path:
+        """Write the page whole or not at all; give its path."""
+        path = self.path / f"evaluation-{split}.html"
+        draft = path.with_suffix(".draft")
+        draft.write_text(content, encoding="utf-8")
+        draft.rename(path)
+        return path
+
     def _evaluation_path(self, split: str) -> Path:
         return self.path / f"evaluation-{split}.json"
 
-    def publish_bundle(self, checkpoint: Path, catalogue: Catalogue | None, manifest: BundleManifest) -> None:
+    def publish_bundle(
+        self, checkpoint: Path, catalogue: Catalogue | None, manifest: BundleManifest, snapshot: Snapshot
+    ) -> None:
         """Write the bundle of a checkpoint whole or not at all."""
         for debris in self.path.glob(".bundle-*"):  # of a run that was killed here
             shutil.rmtree(debris)
@@ -115,6 +131,7 @@ class RunFolder:
             shutil.copyfile(file, draft / file.name)
         if catalogue is not None:
             pq.write_table(catalogue.table, draft / ITEMS)
+        carry(draft / VOCABULARIES, snapshot)
         write_json(draft / BUNDLE, manifest.model_dump(mode="json"))
         if self.bundle.exists():
             shutil.rmtree(self.bundle)

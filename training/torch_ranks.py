@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.ranks import as_half, from_half
+
 
 class TorchRanks:
     """What `Ranks` asks for. Calls are told apart by their order alone, so `name` is of no use here."""
@@ -21,6 +24,8 @@ class TorchRanks:
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if on_gpu else "gloo")
+        # Its threads must end before the process does, or the process ends with an abort, though all is done.
+        atexit.register(dist.destroy_process_group)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = torch.device("cuda" if on_gpu else "cpu")
 
@@ -28,8 +33,8 @@ class TorchRanks:
         for value in model.state_dict().values():
             dist.broadcast(value, src=0)
 
-    def summing(self, model: nn.Module) -> _SumAtTheEnd:
-        return _SumAtTheEnd(model)
+    def summing(self, model: nn.Module, *, travels_as: torch.dtype = torch.float32) -> _SumAtTheEnd:
+        return _SumAtTheEnd(model, travels_as)
 
     def sum(self, values: Tensor, name: str) -> Tensor:
         total = values.to(self._device, copy=True)
@@ -58,6 +63,9 @@ class TorchRanks:
         dist.all_to_all_single(received, here, output_split_sizes=counts, input_split_sizes=list(rows))
         return received.to(values.device), counts
 
+    def hosts_changed(self) -> bool:
+        return False
+
 
 class _SumAtTheEnd:
     """One exchange of all gradients after the backward pass.
@@ -66,13 +74,18 @@ class _SumAtTheEnd:
     has another: torch.distributed tells calls apart by nothing else. Horovod does by name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, travels_as: torch.dtype) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.paused = False
+        self._travels_as, self.paused = travels_as, False
 
     def wait(self) -> None:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         together = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(together)
+        if together.dtype != self._travels_as:
+            half = as_half(together, dist.get_world_size())
+            dist.all_reduce(half)
+            from_half(half, together)
+        else:
+            dist.all_reduce(together)
         for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))

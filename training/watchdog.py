@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -76,8 +77,10 @@ class Watchdog:
         """Within it the rank waits for the others."""
         before = self._state
         self._state = replace(before, doing=f"waits for {what}", since=time.time(), is_waiting=True)
-        yield
-        self._state = replace(before, since=time.time())
+        try:
+            yield
+        finally:
+            self._state = replace(before, since=time.time())
 
     def _watch(self) -> None:
         while not self._over.wait(self._limit_s / _LOOKS):
@@ -135,8 +138,8 @@ class WatchedRanks:
         with self._watchdog.waiting("the first weights"):
             self._ranks.start_alike(model)
 
-    def summing(self, model: nn.Module) -> GradientSum:
-        return _WatchedSum(self._ranks.summing(model), self._watchdog)
+    def summing(self, model: nn.Module, *, travels_as: torch.dtype = torch.float32) -> GradientSum:
+        return _WatchedSum(self._ranks.summing(model, travels_as=travels_as), self._watchdog)
 
     def sum(self, values: Tensor, name: str) -> Tensor:
         with self._watchdog.waiting(f"the sum {name!r}"):
@@ -149,6 +152,10 @@ class WatchedRanks:
     def exchange(self, values: Tensor, rows: Sequence[int], name: str) -> tuple[Tensor, list[int]]:
         with self._watchdog.waiting(f"the exchange {name!r}"):
             return self._ranks.exchange(values, rows, name)
+
+    def hosts_changed(self) -> bool:
+        with self._watchdog.waiting("news of the hosts"):
+            return self._ranks.hosts_changed()
 
 
 class _WatchedSum:

@@ -38,10 +38,10 @@ warnings.filterwarnings("ignore", category=FutureWarning)  # petastorm and Horov
 class ColumnsToDLRM(nn.Module):
     """Takes what the estimator gives: a float tensor (B,) a column."""
 
-    def __init__(self, snapshot: Snapshot, *, sparse: bool) -> None:
+    def __init__(self, snapshot: Snapshot, *, layers: str, sparse: bool) -> None:
         super().__init__()
         self.num_numbers = len(snapshot.numbers)
-        self.dlrm = DLRM(self.num_numbers, snapshot.rows_of_tables, sparse=sparse)
+        self.dlrm = DLRM(self.num_numbers, snapshot.rows_of_tables, layers=layers, sparse=sparse)
 
     def forward(self, *columns_B: Tensor) -> Tensor:
         numbers_BN = torch.stack(columns_B[: self.num_numbers], dim=1)
@@ -51,8 +51,8 @@ class ColumnsToDLRM(nn.Module):
 
 class Store(FilesystemStore):
     def get_parquet_dataset(self, path: str) -> pq.ParquetDataset:
-        # Repair: Horovod 0.28.1 asks for `pieces` and for a schema with `to_arrow_schema`, which only pyarrow's legacy
-        # class has. It was the default before pyarrow 11; pyarrow 15 dropped it.
+        # Repair: Horovod 0.28.1, which wants pyarrow < 11, asks for `pieces` and for a schema with `to_arrow_schema`.
+        # Only pyarrow's legacy class has them, and pyarrow 14 gives it when it is asked for.
         return pq.ParquetDataset(self.get_localized_path(path), filesystem=self.fs, use_legacy_dataset=True)
 
 
@@ -77,7 +77,7 @@ def fit(given: Any, snapshot: Snapshot, scratch: Path) -> None:
     """One epoch of as many steps as are asked for."""
     sparse = snapshot.is_sparse(given.batch)
     torch.manual_seed(0)
-    model = ColumnsToDLRM(snapshot, sparse=sparse)
+    model = ColumnsToDLRM(snapshot, layers=given.layers, sparse=sparse)
     made = torch.optim.Adagrad if given.optimizer == "adagrad" else torch.optim.SGD
     threads = max(1, len(os.sched_getaffinity(0)) // given.ranks)
     settings = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}

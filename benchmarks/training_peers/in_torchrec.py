@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 
@@ -37,8 +36,9 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper  # typ
 from torchrec.optim.optimizers import in_backward_optimizer_filter  # type: ignore[import-not-found]
 
 from benchmarks.training_peers import report
+from benchmarks.training_peers.group import join
 from benchmarks.training_peers.loader import Batch, batches
-from benchmarks.training_peers.model import BOTTOM, TOP, WIDTH
+from benchmarks.training_peers.model import LAYERS, WIDTH
 from benchmarks.training_peers.snapshot import Snapshot
 
 BATCHES_IN_MEMORY = 16
@@ -70,14 +70,15 @@ class ToKeyed:
         return KeyedBatch(numbers_BN, keyed, label_B)
 
 
-def sharded(snapshot: Snapshot, optimizer: str, ranks: int) -> DistributedModelParallel:
+def sharded(snapshot: Snapshot, optimizer: str, layers: str, ranks: int) -> DistributedModelParallel:
     """The model, whose tables update themselves."""
     tables = [
         EmbeddingBagConfig(name=f"t_{name}", embedding_dim=WIDTH, num_embeddings=rows, feature_names=[name])
         for name, rows in zip(snapshot.values, snapshot.rows_of_tables, strict=True)
     ]
     bags = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
-    model = DLRMTrain(DLRM(bags, len(snapshot.numbers), list(BOTTOM), list(TOP), dense_device=CPU))
+    bottom, top = LAYERS[layers]
+    model = DLRMTrain(DLRM(bags, len(snapshot.numbers), [*bottom, WIDTH], [*top, 1], dense_device=CPU))
     apply_optimizer_in_backward(OF_TABLES[optimizer], bags.parameters(), {"lr": report.LEARNING_RATES[optimizer]})
     whole_and_fused = ParameterConstraints(sharding_types=["table_wise"], compute_kernels=["fused"])
     planner = EmbeddingShardingPlanner(
@@ -101,16 +102,11 @@ def main() -> None:
     command.add_argument("--source", choices=("memory", "parquet"), default="memory")
     command.add_argument("--workers", type=int, default=1, help="of each rank's DataLoader (1)")
     given = command.parse_args(namespace=report.Arguments())
-    if dist.is_torchelastic_launched():
-        dist.init_process_group("gloo")
-    else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+    rank, ranks = join()
 
     snapshot = Snapshot.read(given.snapshot)
     torch.manual_seed(0)
-    model = sharded(snapshot, given.optimizer, ranks)
+    model = sharded(snapshot, given.optimizer, given.layers, ranks)
     optimizer = optimizer_of(model, given.optimizer)
     clock = report.Clock(given.warm_up)
     made = batches(snapshot, given.batch, rank=rank, ranks=ranks, workers=given.workers)

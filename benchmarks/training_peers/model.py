@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 WIDTH = 16
-BOTTOM = (512, 256, 64, WIDTH)
-TOP = (512, 256, 1)
+LAYERS = {"small": ((64,), (128, 64)), "large": ((512, 256, 64), (512, 256))}
+"""Hidden layers of the bottom and of the top: about Headrace's recipe `dlrm`, and DLRM on Criteo's log."""
 
 
 class DLRM(nn.Module):
@@ -22,13 +22,14 @@ class DLRM(nn.Module):
     gradient in place of F.
     """
 
-    def __init__(self, num_numbers: int, rows_of_tables: Sequence[int], *, sparse: bool) -> None:
+    def __init__(self, num_numbers: int, rows_of_tables: Sequence[int], *, layers: str, sparse: bool) -> None:
         """`sparse`: the gradient of the tables holds the rows of the batch alone."""
         super().__init__()
-        self.bottom = mlp(num_numbers, BOTTOM, last_is_linear=False)
+        bottom, top = LAYERS[layers]
+        self.bottom = mlp(num_numbers, (*bottom, WIDTH), last_is_linear=False)
         self.tables = nn.EmbeddingBag(sum(rows_of_tables), WIDTH, mode="sum", sparse=sparse)
         num_vectors = len(rows_of_tables) + 1
-        self.top = mlp(num_vectors * (num_vectors - 1) // 2 + WIDTH, TOP, last_is_linear=True)
+        self.top = mlp(num_vectors * (num_vectors - 1) // 2 + WIDTH, (*top, 1), last_is_linear=True)
         self.first_row_F: Tensor
         self.register_buffer("first_row_F", torch.tensor([0, *rows_of_tables[:-1]]).cumsum(0).int(), persistent=False)
         self.pairs: Tensor

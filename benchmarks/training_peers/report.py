@@ -23,6 +23,7 @@ class Arguments(argparse.Namespace):
     warm_up: int
     batch: int
     optimizer: str
+    layers: str
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -33,6 +34,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     command.add_argument("--warm-up", type=int, default=10, help="steps before them (10)")
     command.add_argument("--batch", type=int, default=8192, help="rows of a step, on each rank (8192)")
     command.add_argument("--optimizer", choices=("adagrad", "sgd"), default="adagrad")
+    command.add_argument("--layers", choices=("small", "large"), default="large", help="of the network (large)")
     return command
 
 
@@ -105,6 +107,7 @@ def print_line(peer: str, given: Arguments, ranks: Sequence[dict[str, Any]], **m
         "batch_per_rank": given.batch,
         "steps": len(ranks[0]["step_s"]),
         "optimizer": given.optimizer,
+        "layers": given.layers,
         "samples_per_s": round(len(steps) * given.batch / seconds, 1),
         "seconds": round(seconds, 3),
         "step_s_median": round(statistics.median(steps), 4),

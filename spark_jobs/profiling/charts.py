@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spark_jobs.profiling.html import Html, tag
+from schemas.html import Html, tag
 
 _WIDTH, _HEIGHT = 240.0, 100.0
 Shares = Sequence[float]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from schemas.html import Html, joined, tag
 from schemas.profile import ColumnProfile, GroupFigures, TableProfile
 from spark_jobs.profiling.charts import bars_and_lines, line
 from spark_jobs.profiling.findings import MISSING, PSI_CHANGE, UNSEEN, is_constant, is_ordinary
-from spark_jobs.profiling.html import Html, joined, tag
 from spark_jobs.profiling.wording import day, integer, moment, number, percent
 
 Format = Callable[[float | None], str]

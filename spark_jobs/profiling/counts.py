@@ -49,14 +49,14 @@ def count(
     coded = [_coded(value, measure, plan) for measure, plan in planned for value in measure.values]
     target = label.cast("double") - label_center if label is not None else F.lit(None).cast("double")
     each = rows.select("group", target.alias("label"), F.posexplode(F.array(*coded)).alias("place", "value"))
-    owned = each.select("group", "label", "value", _at("place", "INT", owners).alias("m"))
+    owned = each.select("group", "label", "value", at("place", "INT", owners).alias("m"))
     # A list shorter than the places for its elements leaves nulls, and they stand for nothing.
-    is_element = _at("m", "BOOLEAN", [measure.is_element for measure, _ in planned])
+    is_element = at("m", "BOOLEAN", [measure.is_element for measure, _ in planned])
     number = finite(F.col("value"))
-    center = _at("m", "DOUBLE", [plan.center for _, plan in planned])
-    scale = _at("m", "DOUBLE", [plan.scale for _, plan in planned])
+    center = at("m", "DOUBLE", [plan.center for _, plan in planned])
+    scale = at("m", "DOUBLE", [plan.scale for _, plan in planned])
     counted = owned.where(F.col("value").isNotNull() | ~is_element)
-    slotted = _with_slot(counted, [plan for _, plan in planned]).select(
+    slotted = with_slot(counted, [plan for _, plan in planned]).select(
         "group",
         "m",
         "slot",
@@ -99,7 +99,7 @@ def _coded(value: Column, measure: Measure, plan: SlotPlan) -> Column:
     return F.when(value.isNotNull(), F.coalesce(F.try_element_at(F.create_map(*entries), value), rest))
 
 
-def _with_slot(rows: DataFrame, plans: Sequence[SlotPlan]) -> DataFrame:
+def with_slot(rows: DataFrame, plans: Sequence[SlotPlan]) -> DataFrame:
     """Add `slot`, of `value` by the plan of its measure `m`, by a binary search among the edges.
 
     A column a step, so that the code is short, however many columns and edges there are: Java only interprets a
@@ -113,10 +113,10 @@ def _with_slot(rows: DataFrame, plans: Sequence[SlotPlan]) -> DataFrame:
     found = rows.withColumn("place", F.shiftleft("m", steps))
     for step in reversed(range(steps)):
         half = F.lit(1 << step)
-        edge = _at(F.col("place").bitwiseOR(half - 1), "DOUBLE", table)
+        edge = at(F.col("place").bitwiseOR(half - 1), "DOUBLE", table)
         found = found.withColumn("place", F.col("place").bitwiseOR(F.when(value >= edge, half).otherwise(0)))
     ranked = F.when(value < HEAD, value).otherwise(HEAD + F.floor(F.log2((value - HEAD) / float(TOP) + 1)))
-    rule = _at("m", "INT", [_RULES.index(plan.rule) for plan in plans])
+    rule = at("m", "INT", [_RULES.index(plan.rule) for plan in plans])
     slot = (
         F.when(value.isNull(), NULL_SLOT)
         .when(F.isnan(value) | (F.abs(value) == float("inf")), NOT_FINITE_SLOT)
@@ -127,7 +127,7 @@ def _with_slot(rows: DataFrame, plans: Sequence[SlotPlan]) -> DataFrame:
     return found.withColumn("slot", slot)
 
 
-def _at(place: str | Column, kind: str, values: Sequence[object]) -> Column:
+def at(place: str | Column, kind: str, values: Sequence[object]) -> Column:
     """The entry of a table of constants; written as SQL, for a call a constant would take longer than the counting."""
     table = F.expr(f"array({', '.join(_constant(kind, value) for value in values)})")
     return F.get(table, F.col(place) if isinstance(place, str) else place)

@@ -31,6 +31,7 @@ from spark_jobs.transforms.vocabulary import with_index, with_indices
 
 QUERY_COLUMNS = ("query_id", "seen", "negatives")
 """What held-out rows have beside their history."""
+_TIMES = "history_times_ms"
 _MADE = "_made_"  # before a feature's name until all are made
 
 
@@ -138,9 +139,20 @@ class LookUps:
     """By `user_id` and `item_id`: the features of each user or item, or of each version of one."""
 
 
-def look_ups(events: DataFrame, entities: Mapping[str, DataFrame], fitted: FittedTables) -> LookUps:
-    """In: the events, and by `user_id` and `item_id` the tables whose features rows are to have. All are persisted."""
-    past = {f.name: past_of(events, f).persist() for f in fitted.events.features if isinstance(f, PastFeature)}
+def look_ups(
+    events: DataFrame,
+    entities: Mapping[str, DataFrame],
+    fitted: FittedTables,
+    *,
+    past: Mapping[str, DataFrame] | None = None,
+) -> LookUps:
+    """In: the events, and by `user_id` and `item_id` the tables whose features rows are to have. All are persisted.
+
+    `past` is what features of the past look up, where it is not that of every event.
+    """
+    if past is None:
+        past = {f.name: past_of(events, f) for f in fitted.events.features if isinstance(f, PastFeature)}
+    past = {name: known.persist() for name, known in past.items()}
     of_key = {"user_id": fitted.users, "item_id": fitted.items}
     encoded = {key: (_encoded(table, of_key[key], key).persist(), of_key[key]) for key, table in entities.items()}
     return LookUps(past, encoded)
@@ -221,9 +233,12 @@ def user_rows(
     known = all_users(users, events, fitted)
     if shape is None:
         return known
-    now = items_per_user(events, length=shape.seen_length, name="seen")
+    now = items_per_user(events, length=shape.seen_length, name="seen", times=_TIMES if shape.with_gaps else None)
     joined = known.join(now, on="user_id", how="left")
     seen = F.coalesce("seen", _nothing())
+    if shape.with_gaps:  # what the gaps of a later event are counted from
+        times = F.coalesce(_TIMES, F.array().cast("array<bigint>"))
+        joined = joined.withColumn(_TIMES, left_padded(times, shape.length))
     return joined.withColumn("seen", seen).withColumn("history", left_padded(seen, shape.length))
 
 

@@ -40,13 +40,18 @@ def with_history(
     return _with_tie(events).withColumns(added).drop("_tie")
 
 
-def items_per_user(events: DataFrame, *, length: int, name: str) -> DataFrame:
-    """One row per user: `user_id` and, as `name`, the last `length` items of `events`, oldest first."""
+def items_per_user(events: DataFrame, *, length: int, name: str, times: str | None = None) -> DataFrame:
+    """One row per user: `user_id` and, as `name`, the last `length` items of `events`, oldest first.
+
+    `times` names a column for the times of these events.
+    """
     # Bounded per user by a window before they are gathered: one user may hold a large part of the log.
     latest = Window.partitionBy("user_id").orderBy(F.desc("event_time_ms"), F.desc("_tie"))
     recent = _with_tie(events).withColumn("_age", F.row_number().over(latest)).where(F.col("_age") <= length)
-    ordered = F.sort_array(F.collect_list(F.struct(F.negative("_age").alias("_order"), "item_idx")))
-    return recent.groupBy("user_id").agg(F.transform(ordered, lambda entry: entry["item_idx"]).alias(name))
+    made = {name: "item_idx"} | ({times: "event_time_ms"} if times is not None else {})
+    entry = F.struct(F.negative("_age").alias("_order"), *made.values())
+    ordered = recent.groupBy("user_id").agg(F.sort_array(F.collect_list(entry)).alias("_ordered"))
+    return ordered.select("user_id", *(F.col("_ordered")[column].alias(own) for own, column in made.items()))
 
 
 def left_padded(items: Column, length: int) -> Column:

@@ -13,15 +13,22 @@ from schemas.features import FIELD_SEPARATOR, NULL_TEXT, PastFeature
 _EXACT = 1_000_000  # labels are summed as whole millionths: sums of doubles depend on the order of the rows
 
 
-def past_of(events: DataFrame, feature: PastFeature) -> DataFrame:
+def past_of(events: DataFrame, feature: PastFeature, *, asked: DataFrame | None = None) -> DataFrame:
     """What is known before each tile of each key: _past_key, _past_tile, _past_rows, _past_labels (in millionths).
 
     In: one row per event, with row_id, event_time_ms, split, the label and the columns of `by`. Out: one per key and
-    tile that holds events. A value of null is a value like any other.
+    tile that holds events, or one of the rows `asked`, which count as no events. A value of null is a value like any
+    other.
     """
     counted = events if feature.folds is None else events.where("split = 'train'")
     counted = counted.withColumn("_key", _key(feature)).withColumn("_tile", _tile(feature))
     sums = counted.groupBy("_key", "_tile").agg(F.count("*").alias("_rows"), _labels(feature).alias("_labels"))
+    if asked is not None:
+        assert feature.folds is None, "out of fold there are no tiles to ask for"
+        nothing = {"_rows": F.lit(0).cast("bigint"), "_labels": F.lit(0).cast("bigint")}
+        tiles = asked.select(_key(feature).alias("_key"), _tile(feature).alias("_tile")).withColumns(nothing)
+        both = sums.unionByName(tiles).groupBy("_key", "_tile")
+        sums = both.agg(F.sum("_rows").alias("_rows"), F.sum("_labels").alias("_labels"))
     past = _out_of_fold(sums) if feature.folds is not None else _before(sums, feature)
     return past.select(
         F.col("_key").alias("_past_key"), F.col("_tile").alias("_past_tile"), "_past_rows", "_past_labels"
@@ -42,17 +49,28 @@ def with_past(rows: DataFrame, feature: PastFeature, known: DataFrame, *, name: 
 def state_of(events: DataFrame, feature: PastFeature) -> DataFrame:
     """What serving goes on from: one row per key with the last tiles: `key`, `tile` (its number), `rows`, `labels`.
 
-    All the past is one tile. Values of a key of several columns are parted by FIELD_SEPARATOR.
+    These are the newest tile, which a request within it does not see, and those that such a request sees: of all the
+    past one tile. Values of a key of several columns are parted by FIELD_SEPARATOR.
     """
     counted = events if feature.folds is None else events.where("split = 'train'")
     last = events.agg(F.max(_tile_of_time(feature))).first()
     newest = last[0] if last is not None and last[0] is not None else 0
-    recent = counted.withColumn("tile", _tile_of_time(feature) if feature.tiles else F.lit(newest))
+    recent = counted.withColumn("tile", _tile_of_time(feature))
     if feature.tiles is not None:
-        recent = recent.where(F.col("tile") > newest - feature.tiles)
+        recent = recent.where(F.col("tile") >= newest - feature.tiles)
+    else:
+        recent = recent.withColumn("tile", F.greatest("tile", F.lit(newest - 1)))
     key = _key(feature).alias("key")
     sums = recent.groupBy(key, "tile").agg(F.count("*").alias("rows"), _labels(feature).alias("labels"))
     return sums.withColumn("labels", F.col("labels") / _EXACT)
+
+
+def past_of_state(state: DataFrame, feature: PastFeature) -> DataFrame:
+    """The same of a feature with folds, out of what `state_of` kept of it: for held-out events, all of train."""
+    assert feature.folds is not None, "what features of time see goes on after their state was kept"
+    labels = F.round(F.col("labels") * _EXACT).cast("bigint").alias("_past_labels")
+    fold = F.lit(-1).cast("bigint").alias("_past_tile")
+    return state.select(F.col("key").alias("_past_key"), fold, F.col("rows").alias("_past_rows"), labels)
 
 
 def _before(sums: DataFrame, feature: PastFeature) -> DataFrame:

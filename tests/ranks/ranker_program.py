@@ -25,14 +25,17 @@ ROWS = 90
 UNEVEN = (0.0, 0.1, 0.7, 1.0)  # shares of a batch, of the first three ranks
 
 
-def learn(ranks: Ranks, url: str, tables: str) -> dict[str, list[float]]:
+def learn(
+    ranks: Ranks, url: str, tables: str, rule: str, travels_as: torch.dtype = torch.float32
+) -> dict[str, list[float]]:
     """The loss of each step, and at the end the logits of all rows."""
     snapshot = open_snapshot(url)
     settings = ["model.width=4", "model.top=[16]", f"model.tables={tables}", "optimizer.table_learning_rate=0.1"]
+    settings.append(f"optimizer.table_optimizer={rule}")
     recipe, catalogue = read_recipe("dlrm", settings), catalogue_of(snapshot)
     model = fresh_model(snapshot, catalogue, recipe, ranks, CPU)
     task = task_of(model, snapshot, catalogue, recipe, ranks, CPU)
-    optimizers, gradients = Optimizers(model, recipe.optimizer), ranks.summing(model)
+    optimizers, gradients = Optimizers(model, recipe.optimizer), ranks.summing(model, travels_as=travels_as)
     table = pq.read_table(Path(url) / "train" / "part-00000.parquet").select(list(task.columns))
     losses = []
     for step in range(6):
@@ -58,7 +61,12 @@ def main() -> int:
     url, out = sys.argv[1:]
 
     def work(ranks: Ranks) -> None:
-        found = {tables: learn(ranks, url, tables) for tables in ("sharded", "replicated")}
+        found = {
+            f"{tables}, {rule}": learn(ranks, url, tables, rule)
+            for tables in ("sharded", "replicated")
+            for rule in ("adagrad", "adam")
+        }
+        found["half"] = learn(ranks, url, "replicated", "adagrad", torch.float16)
         if ranks.rank == 0:
             Path(out).write_text(json.dumps(found))
 

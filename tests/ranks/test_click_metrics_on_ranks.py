@@ -70,9 +70,9 @@ def same(found: Any, alone: Any, bit: float) -> bool:
 @pytest.mark.parametrize("name", [name for name in CASES if name != "diverged"])
 def test_ranks_find_what_one_rank_finds(found, paths, name):
     alone = measure(paths[list(CASES).index(name)], OneRank())
-    for part in ("metrics", "curve", "intervals", "comparison"):
+    for part in ("metrics", "curve", "curve_intervals", "slices", "intervals", "comparison"):
         assert same(found[name][part], alone[part], bit=1e-12), part
-        if part != "curve":
+        if part in ("metrics", "intervals", "comparison"):
             assert same(found[name][part]["auc"], alone[part]["auc"], bit=0), part
 
 

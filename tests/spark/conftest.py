@@ -15,6 +15,7 @@ from schemas.snapshot import Snapshot, open_snapshot
 from spark_jobs.session import spark_session
 from tests.postgres import JDBC_JAR
 from tests.spark.logs import run_ingest, run_prepare, write_film_log
+from tests.spark.served import write_video_log
 
 # Small data never repays the JVM's second compiler: without it the session needs half the processor time.
 _JAVA_OPTIONS = (
@@ -68,6 +69,14 @@ def film_snapshot_folder(spark: SparkSession, film_events: Path) -> Path:
     out = film_events.parent / "snapshot"
     run_prepare(spark, film_events, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def videos(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a small wheel of videos begins with: contract.yaml, and its event store in `seed`."""
+    folder = tmp_path_factory.mktemp("videos")
+    run_ingest(spark, write_video_log(folder), folder / "raw", folder / "seed", keep_versions=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -154,11 +154,13 @@ def test_out_of_fold_an_event_of_train_is_not_in_its_own_rate_and_held_out_ones_
 
 
 def test_the_state_that_serving_goes_on_from_holds_the_last_tiles(spark: SparkSession) -> None:
-    feature = PastFeature(name="past", owner="events", by=("user",), what="rate", tile_ms=DAY, tiles=7)
-    state = {
-        (row["key"], row["tile"]): (row["rows"], row["labels"]) for row in state_of(_events(spark), feature).collect()
-    }
-    assert state == {("u", 3): (1, 0.0), ("u", 9): (1, 1.0), ("\x00", 9): (1, 1.0), ("\x00", 8): (1, 0.0)}
+    # Tile 3 is the first of the six before the newest: a request within the newest still sees it.
+    newest = {("u", 9): (1, 1.0), ("\x00", 9): (1, 1.0), ("\x00", 8): (1, 0.0)}
+    of_tiles = {6: newest | {("u", 3): (1, 0.0)}, 5: newest, None: newest | {("u", 8): (4, 2.0), ("v", 8): (1, 1.0)}}
+    for tiles, expected in of_tiles.items():
+        feature = PastFeature(name="past", owner="events", by=("user",), what="rate", tile_ms=DAY, tiles=tiles)
+        rows = state_of(_events(spark), feature).collect()
+        assert {(row["key"], row["tile"]): (row["rows"], row["labels"]) for row in rows} == expected
 
 
 def test_an_event_sees_the_version_that_held_at_its_time(spark: SparkSession) -> None:

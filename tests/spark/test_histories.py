@@ -56,6 +56,11 @@ def test_events_at_one_moment_have_one_order_whatever_the_order_of_the_rows(spar
 def test_items_per_user_are_the_last_ones_oldest_first(spark: SparkSession) -> None:
     users = items_per_user(_events(spark, ROWS), length=3, name="recent")
     assert {row["user_id"]: row["recent"] for row in users.collect()} == {"u": [6, 8, 5], "v": [5, 9]}
+    with_times = items_per_user(_events(spark, ROWS), length=3, name="recent", times="at")
+    assert {row["user_id"]: (row["recent"], row["at"]) for row in with_times.collect()} == {
+        "u": ([6, 8, 5], [20, 30, 40]),
+        "v": ([5, 9], [15, 16]),
+    }
 
 
 def test_gaps_say_how_long_before_the_event_each_item_of_the_history_was(spark: SparkSession) -> None:

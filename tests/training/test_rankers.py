@@ -69,6 +69,17 @@ def some_rows(rows: int) -> Batch:
     return Batch(columns=columns, positions=torch.arange(rows), global_rows=rows, step=0)
 
 
+def test_the_gradient_of_pair_products_is_the_one_that_numbers_give():
+    from training.models.dlrm import _PairProducts
+
+    pairs = torch.triu_indices(4, 4, offset=1)
+    place = torch.full((4, 4), 6)
+    place[pairs[0], pairs[1]] = place[pairs[1], pairs[0]] = torch.arange(6)
+    vectors = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    inputs = (vectors, pairs[0] * 4 + pairs[1], place.flatten())
+    assert torch.autograd.gradcheck(_PairProducts.apply, inputs)
+
+
 def test_dlrm_by_hand(url):
     model = ranking(url, "dlrm", "model.bottom=[]", "model.top=[]", "model.width=2").model.eval()
     assert isinstance(model, DLRM)

@@ -17,7 +17,7 @@ from training.batch import Batch
 from training.checkpoint import Checkpoints, Progress
 from training.loop import Trainer
 from training.optimizers import Optimizers
-from training.ranks import OneRank
+from training.ranks import OneRank, as_half, from_half
 from training.recipe import OptimizerSettings, read_recipe
 from training.step import Stepper
 from training.tasks import catalogue_of, fresh_model, task_of
@@ -155,6 +155,7 @@ def test_steps_are_counted_by_rows_so_that_a_run_on_other_ranks_goes_on_where_it
     feed = begun.feed("train", ("row_id", *begun.task.columns))
     saved = Checkpoints(tmp_path)
     begun.train_epoch(feed, stepper(begun), half, saved)
+    saved.settle(begun.ranks)
     (within,) = tmp_path.glob("epoch-00001-step-000000004")
     progress = Progress.model_validate_json((within / "progress.json").read_text())
     other = trainer(url, "batch_size_per_rank=32")
@@ -175,8 +176,17 @@ def test_steps_are_counted_by_rows_so_that_a_run_on_other_ranks_goes_on_where_it
 def test_a_last_group_of_fewer_batches_is_no_checkpoint_within_the_epoch(url, tmp_path):
     # 16 batches of 32 in groups of 5: the fourth group, of one, comes when the feed is at its end.
     of = replace(trainer(url, "batch_size_per_rank=32", "accumulate=5"), checkpoint_every=2)
-    result = of.train_epoch(
-        of.feed("train", ("row_id", *of.task.columns)), stepper(of), Progress(), Checkpoints(tmp_path)
-    )
+    saved = Checkpoints(tmp_path)
+    result = of.train_epoch(of.feed("train", ("row_id", *of.task.columns)), stepper(of), Progress(), saved)
+    saved.settle(of.ranks)
     assert result.rows == 512
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00000-step-000000002"]
+
+
+def test_small_gradients_keep_their_digits_as_float16_and_large_ones_stay_numbers():
+    gradient = torch.tensor([1.2345e-6, -3.3e-5, 0.5, 1e6])
+    travelled = as_half(gradient, 2) + as_half(gradient, 2)
+    summed = torch.zeros(4)
+    from_half(travelled, summed)
+    assert summed[:3].tolist() == pytest.approx([2.469e-6, -6.6e-5, 1.0], rel=1e-3)
+    assert bool(summed.isfinite().all())

@@ -11,16 +11,30 @@ MAY_IMPORT = {
     "schemas": set(),
     "spark_jobs": {"schemas"},
     "training": {"schemas"},
+    "serving": {"schemas", "training"},
     "pipelines": {"schemas"},
-    "benchmarks": {"schemas", "pipelines", "training"},
+    "benchmarks": {"schemas", "pipelines", "training", "serving", "spark_jobs"},
 }
+# Of the Spark jobs, benchmarks take the statistics of drift, which know nothing of Spark.
+OF_SPARK_JOBS = ("spark_jobs.drifting.cell_plans", "spark_jobs.drifting.statistics", "spark_jobs.drifting.verdicts")
+# Of training, serving takes what a bundle is loaded and scored by.
+OF_TRAINING = ("training.models", "training.checkpoint", "training.bundle", "training.batch", "training.recipe")
 # Other people's tools, as their users would run them.
-PEERS = ("benchmarks/feed_peers/", "benchmarks/spark_peers/", "benchmarks/training_peers/")
+PEERS = ("benchmarks/feed_peers/", "benchmarks/spark_peers/", "benchmarks/training_peers/", "benchmarks/serving_peers/")
 HOMES = {
     "petastorm": {"training/reader.py", "training/petastorm_on_arrow.py", "training/petastorm_threads.py"},
-    "horovod": {"training/ranks.py"},
+    # The others are processes of their own: a rendezvous for ranks on Spark, and horovodrun on this machine alone.
+    "horovod": {"training/horovod_ranks.py", "training/rendezvous.py", "training/local_horovodrun.py"},
+    "mlflow": {"training/mlflow_store.py"},
+    "optuna": {"pipelines/tune.py", "pipelines/tune_space.py", "pipelines/tune_report.py", "pipelines/search.py"},
 }
-ONLY_IN = {"pyspark": "spark_jobs", "torch": "training", "py4j": "spark_jobs"}
+ONLY_IN = {
+    "pyspark": ("spark_jobs/",),
+    "py4j": ("spark_jobs/",),
+    "torch": ("training/", "serving/"),
+    "fastapi": ("serving/",),
+    "faiss": ("serving/",),
+}
 
 
 def imports() -> list[tuple[str, str, int]]:
@@ -40,7 +54,7 @@ def imports() -> list[tuple[str, str, int]]:
 
 
 def test_the_search_finds_imports():
-    assert any(file == "training/ranks.py" and name.startswith("horovod") for file, name, _ in imports())
+    assert any(file == "training/horovod_ranks.py" and name.startswith("horovod") for file, name, _ in imports())
 
 
 def test_packages_import_only_what_they_may():
@@ -49,6 +63,24 @@ def test_packages_import_only_what_they_may():
         package, imported = file.split("/")[0], name.split(".")[0]
         if imported in OURS and imported != package and imported not in MAY_IMPORT[package]:
             wrong.append(f"{file}:{line} imports {name}")
+    assert not wrong, wrong
+
+
+def test_serving_takes_of_training_only_what_a_bundle_needs():
+    wrong = [
+        f"{file}:{line} imports {name}"
+        for file, name, line in imports()
+        if file.startswith("serving/") and name.startswith("training") and not name.startswith(OF_TRAINING)
+    ]
+    assert not wrong, wrong
+
+
+def test_benchmarks_take_of_the_spark_jobs_only_what_knows_nothing_of_spark():
+    wrong = [
+        f"{file}:{line} imports {name}"
+        for file, name, line in imports()
+        if file.startswith("benchmarks/") and name.startswith("spark_jobs") and not name.startswith(OF_SPARK_JOBS)
+    ]
     assert not wrong, wrong
 
 
@@ -65,7 +97,7 @@ def test_spark_and_torch_stay_in_their_packages():
     wrong = [
         f"{file}:{line} imports {name}"
         for file, name, line in imports()
-        if (owner := ONLY_IN.get(name.split(".")[0])) is not None and not file.startswith((f"{owner}/", *PEERS))
+        if (owners := ONLY_IN.get(name.split(".")[0])) is not None and not file.startswith((*owners, *PEERS))
     ]
     assert not wrong, wrong
 

@@ -56,6 +56,11 @@ def test_a_program_that_fails_hands_its_exit_code_on(capfd):
     assert "--fast" in capfd.readouterr().err
 
 
+def test_tune_without_optuna_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert answer(capsys, "tune") == (2, "", "headrace: tune searches with Optuna: install headrace[tracking].\n")
+
+
 def test_programs_find_our_packages_and_this_python_from_any_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     environment = launch.environment()

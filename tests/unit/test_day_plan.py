@@ -67,3 +67,17 @@ def test_one_day_is_read_from_the_files_that_held_it():
         plan_one_day(STANDING, everything, "9")
     recounted = with_day_counted(STANDING, "2", {"a": 4, "b": 0})
     assert [file.days for file in recounted] == [{"1": 5, "2": 4}, {"none": 1}, {"3": 4}]
+
+
+def test_where_files_replace_one_another_the_days_of_one_that_is_gone_are_built_without_it():
+    came = arrivals(STANDING, [found("b"), found("c"), found("e")], drops_gone=True)
+    plan = plan_days(STANDING, came, [source("e", d2=1)])
+    assert plan.days == {"1", "2"}
+    assert [file.url for file in plan.read] == ["b", "e"]
+    assert [file.url for file in plan.sources] == ["b", "c", "e"]
+
+
+def test_a_dropped_file_that_held_rows_without_a_day_has_those_built_again():
+    plan = plan_days(STANDING, arrivals(STANDING, [found("a"), found("c")], drops_gone=True), [])
+    assert plan.days == {"2", "none"}
+    assert plan.added_to == set()

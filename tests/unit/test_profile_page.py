@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.html import tag
 from schemas.ledger import Ledger, SplitLedger, TableLedger
 from schemas.profile import (
     ColumnProfile,
@@ -27,7 +28,6 @@ from schemas.profile import (
 from spark_jobs.profiling.counts import Sums
 from spark_jobs.profiling.figures import correlation_ratio, pearson, stability_index
 from spark_jobs.profiling.findings import findings
-from spark_jobs.profiling.html import tag
 from spark_jobs.profiling.page import page
 from spark_jobs.profiling.quarantine import readable
 from spark_jobs.profiling.slots import rank_slots, slot_of_rank

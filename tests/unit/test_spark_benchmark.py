@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.measured_process import measure
-from benchmarks.spark import DataSet, Results
+from benchmarks.results import Results
+from benchmarks.spark import DataSet
 from benchmarks.spark_data import generate
 from benchmarks.spark_peers import job
 from benchmarks.spark_summary import summary
@@ -101,12 +102,12 @@ def test_sums_must_be_the_same_but_for_the_rounding_of_numbers():
 def test_a_later_call_goes_on_with_what_is_done_and_forgets_what_is_to_be_redone(tmp_path):
     small, path = DataSet(1_000, hot=False), tmp_path / "results.jsonl"
     first = Results(path, redo=[])
-    first.add(data="1000", tool="duckdb", run=0)
-    first.add(data="1000", tool="polars", run=0)
+    first.add(small.key("duckdb", 0), {})
+    first.add(small.key("polars", 0), {})
     later = Results(path, redo=["polars"])
-    assert later.has(small, "duckdb", 0)
-    assert not later.has(small, "duckdb", 1)
-    assert not later.has(small, "polars", 0)
+    assert later.find(small.key("duckdb", 0)) is not None
+    assert later.find(small.key("duckdb", 1)) is None
+    assert later.find(small.key("polars", 0)) is None
     assert len(path.read_text().splitlines()) == 1
 
 

@@ -14,6 +14,10 @@ _ID_BYTES = 8
 _PASSES_PER_ROW = 4
 # What an id of a batch costs a sharded table: it is sorted to find the different ones, then looked up and updated.
 _PASSES_PER_ID = 6
+# What three exchanges a step cost whatever they carry, as bytes moved in the same time. They serve all tables by rows
+# together, so that one small table does not pay for them. Measured with gloo (docs/log.md); NCCL's are quicker, and so
+# is its memory.
+_EXCHANGES_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +73,39 @@ def place_tables(
     """Place each table where a step moves fewer bytes; `ids_per_step` are a rank's look-ups in each table.
 
     A replicated table pays for all of its rows in every step, a sharded one for the rows that the batch asks for, of
-    which there are at most as many as look-ups. A table's result is the same either way.
+    which there are at most as many as look-ups; and the first sharded one brings the exchanges. A table's result is the
+    same either way.
     """
-    tables = []
-    for name, count in rows.items():
-        away = (world_size - 1) / world_size  # the share of a table, or of a batch's rows, that other ranks hold
-        row_bytes = width * _NUMBER_BYTES
-        touched = min(count, ids_per_step[name])
-        replicated = int(count * row_bytes * (2 * away + _PASSES_PER_ROW))
-        sharded = int(touched * (_ID_BYTES + 2 * row_bytes) * away)
-        sharded += int(ids_per_step[name] * _ID_BYTES * _PASSES_PER_ID + touched * row_bytes * _PASSES_PER_ROW)
-        is_sharded = policy == "sharded" or (policy == "auto" and sharded < replicated)
-        tables.append(
-            TablePlacement(
-                name=name,
-                rows=count,
-                bytes=count * (row_bytes + _NUMBER_BYTES),
-                replicated_bytes=replicated,
-                sharded_bytes=sharded,
-                is_sharded=is_sharded,
-            )
+    moved = {
+        name: _moved_bytes(count, width, ids_per_step[name], world_size=world_size) for name, count in rows.items()
+    }
+    saved = {name: whole - by_rows for name, (whole, by_rows) in moved.items()}
+    # One process exchanges nothing.
+    exchanges = _EXCHANGES_BYTES if world_size > 1 else 0
+    pays = sum(max(0, bytes_) for bytes_ in saved.values()) > exchanges
+    tables = [
+        TablePlacement(
+            name=name,
+            rows=count,
+            bytes=count * (width * _NUMBER_BYTES + _NUMBER_BYTES),
+            replicated_bytes=moved[name][0],
+            sharded_bytes=moved[name][1],
+            is_sharded=policy == "sharded" or (policy == "auto" and pays and saved[name] > 0),
         )
+        for name, count in rows.items()
+    ]
     return Placement(tuple(tables), world_size)
+
+
+def _moved_bytes(rows: int, width: int, ids: int, *, world_size: int) -> tuple[int, int]:
+    """What a step with a table moves on a rank: whole, and by rows."""
+    away = (world_size - 1) / world_size  # the share of a table, or of a batch's rows, that other ranks hold
+    row_bytes = width * _NUMBER_BYTES
+    touched = min(rows, ids)
+    whole = int(rows * row_bytes * (2 * away + _PASSES_PER_ROW))
+    by_rows = int(touched * (_ID_BYTES + 2 * row_bytes) * away)
+    by_rows += int(ids * _ID_BYTES * _PASSES_PER_ID + touched * row_bytes * _PASSES_PER_ROW)
+    return whole, by_rows
 
 
 def _mb(count: int) -> str:

@@ -5,6 +5,8 @@ Legend: R rows, D width.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ def first_values(rows_R: Tensor, width: int, *, limit: float, seed: int, out_RD:
 
     Each number is a hash of (seed, row, place): SplitMix64 (Steele, Lea and Flood 2014, figure 16).
     """
+    if out_RD.is_meta:  # only sizes are wanted
+        return
     place_D = torch.arange(width, device=rows_R.device)
     at_once = max(1, _CHUNK // width)
     for start in range(0, len(rows_R), at_once):
@@ -43,6 +47,18 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
+class RowRule(Protocol):
+    """How rows learn, in place, with one number of memory each. A row without gradient stays, and so does its number.
+
+    So a table whose gradient has zeros for the rows that nothing touched learns what one learns that is told of the
+    touched rows alone.
+    """
+
+    def __call__(
+        self, weight_RD: Tensor, squares_R: Tensor, gradient_RD: Tensor, *, learning_rate: float, eps: float
+    ) -> None: ...
+
+
 def adagrad_(weight_RD: Tensor, squares_R: Tensor, gradient_RD: Tensor, *, learning_rate: float, eps: float) -> None:
     """Row-wise Adagrad in place: the mean square of a row's gradient is added to its one number of memory.
 
@@ -50,4 +66,20 @@ def adagrad_(weight_RD: Tensor, squares_R: Tensor, gradient_RD: Tensor, *, learn
     2022, section 4.1.3). A row without gradient stays as it is.
     """
     squares_R += gradient_RD.square().mean(1)
+    weight_RD.addcdiv_(gradient_RD, (squares_R.sqrt() + eps).unsqueeze(1), value=-learning_rate)
+
+
+def adam_(
+    weight_RD: Tensor, squares_R: Tensor, gradient_RD: Tensor, *, learning_rate: float, eps: float, beta2: float
+) -> None:
+    """Row-wise Adam without its first moment, in place: a running mean of the mean square of a row's gradients.
+
+    Adam (Kingma and Ba 2015, algorithm 1) with beta1 = 0 and one second moment a row. The mean begins with the row's
+    first square where Adam begins with 0 and corrects for that by the number of steps: either way its expectation is
+    that of the squares, but a row needs no count of its own steps, nor is a rare row's first step too large, as it is
+    if the steps of all rows are counted instead.
+    """
+    squares_now_R = gradient_RD.square().mean(1)
+    running_R = torch.where(squares_R > 0, beta2 * squares_R + (1 - beta2) * squares_now_R, squares_now_R)
+    squares_R.copy_(torch.where(squares_now_R > 0, running_R, squares_R))
     weight_RD.addcdiv_(gradient_RD, (squares_R.sqrt() + eps).unsqueeze(1), value=-learning_rate)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.embeddings.rows import adagrad_, first_values
+from training.embeddings.rows import RowRule, adagrad_, first_values
 from training.ranks import Ranks
 
 
@@ -78,7 +78,7 @@ class ShardedTables(nn.Module):
             self._pending.append(_Lookup(rows_sent, asked_A, vectors_UD))
         return vectors_UD[inverse_I]
 
-    def update(self, *, learning_rate: float, eps: float) -> None:
+    def update(self, *, learning_rate: float, eps: float, rule: RowRule = adagrad_) -> None:
         """Bring the gradients of all look-ups since the last update to their rows, and take one step."""
         pending, self._pending = self._pending, []
         came: list[tuple[Tensor, Tensor]] = []
@@ -97,7 +97,7 @@ class ShardedTables(nn.Module):
             summed = gradient_AD.new_zeros(len(rows_A), self.width)
             gradient_AD = summed.index_add_(0, inverse, gradient_AD)
         weight, squares = self.weight[rows_A], self.squares[rows_A]
-        adagrad_(weight, squares, gradient_AD, learning_rate=learning_rate, eps=eps)
+        rule(weight, squares, gradient_AD, learning_rate=learning_rate, eps=eps)
         self.weight[rows_A], self.squares[rows_A] = weight, squares
 
     def drop_gradients(self) -> None:

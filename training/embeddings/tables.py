@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from schemas.features import PADDING_IDX
 from training.embeddings.placement import Placement
-from training.embeddings.rows import adagrad_, first_values
+from training.embeddings.rows import RowRule, adagrad_, first_values
 from training.embeddings.sharded import ShardedTables
 from training.ranks import Ranks
 
@@ -36,7 +36,7 @@ class EmbeddingTables(nn.Module):
     """Tables of one width; `tables` names the table of each feature, and features may share one.
 
     The replicated tables lie one below the other in one parameter, so that a batch needs one look-up and one exchange
-    for all of them. All tables learn by row-wise Adagrad in `update`: where a table lies changes nothing that it
+    for all of them. All tables learn by one rule, row by row, in `update`: where a table lies changes nothing that it
     learns. They are no part of `state_dict`: checkpoints hold them by rows (`training.embeddings.files`).
     """
 
@@ -96,14 +96,14 @@ class EmbeddingTables(nn.Module):
             vectors = self.sharded.look_up(every, learns=self.training and torch.is_grad_enabled())
         else:
             vectors = F.embedding(every, self.weight)
-        return iter(vectors.split([len(part) for part in parts]))
+        return iter(vectors.split([part.shape[0] for part in parts]))
 
     @torch.no_grad()
-    def update(self, learning_rate: float) -> None:
-        """One step of row-wise Adagrad with the gradients that the last backward passes left; collective."""
+    def update(self, learning_rate: float, rule: RowRule = adagrad_) -> None:
+        """One step with the gradients that the last backward passes left; collective."""
         if self.weight.grad is not None:
-            adagrad_(self.weight, self.squares, self.weight.grad, learning_rate=learning_rate, eps=_EPS)
-        self.sharded.update(learning_rate=learning_rate, eps=_EPS)
+            rule(self.weight.data, self.squares, self.weight.grad, learning_rate=learning_rate, eps=_EPS)
+        self.sharded.update(learning_rate=learning_rate, eps=_EPS, rule=rule)
 
     def held(self, name: str) -> HeldRows:
         """The rows of a table that this rank holds, as views: what is put into them stays."""

@@ -1,6 +1,6 @@
 """DCN-v2: layers that cross the features with what the last layer made of them (Wang et al. 2021).
 
-Legend: B rows of a batch, F features that are indices, D embedding width, N numbers, C = F x D + N, T heads.
+Legend: B rows of a batch, F features that are vectors, D embedding width, N numbers, C = F x D + N, T heads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DCNv2(Ranker):
     def __init__(self, *inputs: Any, heads: int, **more: Any) -> None:
         super().__init__(*inputs, **more)
         settings = self.settings
-        size = len(self.indices) * settings.width + len(self.numbers)
+        size = self.num_vectors * settings.width + len(self.numbers)
         self.crosses = nn.ModuleList([Cross(size, settings.cross_rank) for _ in range(settings.cross_layers)])
         self.deep = layers((size, *settings.top), dropout=settings.dropout)
         self.heads = nn.Linear(size + (settings.top[-1] if settings.top else size), heads)

@@ -27,9 +27,13 @@ class MatrixFactorisation(nn.Module):
     def columns(self) -> tuple[str, ...]:
         return ("user_idx",)
 
+    @property
+    def row_features(self) -> dict[str, str]:
+        return {"user_vectors.weight": "user_idx", "item_vectors.weight": "item_idx", "item_bias": "item_idx"}
+
     def users(self, batch: Batch) -> Tensor:
         user_BD = self.user_vectors(batch["user_idx"])
-        return torch.cat([user_BD, user_BD.new_ones(len(user_BD), 1)], dim=1)  # 1: the place of the item's bias
+        return torch.cat([user_BD, user_BD.new_ones(user_BD.shape[0], 1)], dim=1)  # 1: the place of the item's bias
 
     def items(self, item_idx_M: Tensor) -> Tensor:
         return torch.cat([self.item_vectors(item_idx_M), self.item_bias[item_idx_M].unsqueeze(1)], dim=1)

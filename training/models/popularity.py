@@ -20,6 +20,10 @@ class Popularity(nn.Module):
     def columns(self) -> tuple[str, ...]:
         return ("user_idx",)
 
+    @property
+    def row_features(self) -> dict[str, str]:
+        return {}
+
     def users(self, batch: Batch) -> Tensor:
         counts_N1: Tensor = self.counts_N1  # type: ignore[assignment]
         return counts_N1.new_ones(batch.num_rows, 1)

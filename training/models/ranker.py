@@ -1,6 +1,7 @@
 """What every ranker is: a row's features in, one logit a head out.
 
-Legend: B rows of a batch, F features that are indices, D embedding width, N numbers, T heads.
+Legend: B rows of a batch, F features that are vectors (indices, and the given one of the item), D embedding width,
+N numbers, T heads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from schemas.features import Feature, FeatureTransform
 from training.batch import Batch
 from training.embeddings.placement import Placement, place_tables
 from training.embeddings.tables import EmbeddingTables
+from training.models.item_vectors import ItemVectors
 from training.ranks import Ranks
 from training.recipe import RankerSettings
 
@@ -37,6 +39,7 @@ class Ranker(nn.Module):
         batch_size: int,
         seed: int,
         device: torch.device,
+        vector_width: int = 0,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -57,6 +60,15 @@ class Ranker(nn.Module):
             seed=seed,
             device=device,
         )
+        self.item_vectors: ItemVectors | None = None
+        if vector_width:
+            assert "item_idx" in self.indices, "a row without an item has no vector of one"
+            self.item_vectors = ItemVectors(transform.vocabularies["item"].size, vector_width, settings.width)
+
+    @property
+    def num_vectors(self) -> int:
+        """F."""
+        return len(self.indices) + (self.item_vectors is not None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -72,7 +84,10 @@ class Ranker(nn.Module):
             vectors_BFD = self.embeddings({name: self._column(batch, name) for name in self.indices})
         else:
             assert numbers_BN is not None
-            vectors_BFD = numbers_BN.new_zeros(len(numbers_BN), 0, self.settings.width)
+            vectors_BFD = numbers_BN.new_zeros(numbers_BN.shape[0], 0, self.settings.width)
+        if self.item_vectors is not None:
+            given_BD = self.item_vectors(batch["item_idx"].long())
+            vectors_BFD = torch.cat([vectors_BFD, given_BD.unsqueeze(1)], dim=1)
         return self.logits(vectors_BFD, numbers_BN)
 
     def logits(self, vectors_BFD: Tensor, numbers_BN: Tensor | None) -> Tensor:

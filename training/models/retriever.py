@@ -26,6 +26,10 @@ class Retriever(Protocol):
     def columns(self) -> tuple[str, ...]:
         """Columns that `users` reads from a batch."""
 
+    @property
+    def row_features(self) -> dict[str, str]:
+        """Parameters that have a row for each value of a feature, with that feature."""
+
     def users(self, batch: Batch) -> Tensor:
         """Shape (B, D)."""
 

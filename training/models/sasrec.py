@@ -17,7 +17,8 @@ class SASRec(nn.Module):
     """The row's history is the sequence and its item the next one; users are known by nothing else.
 
     Causal attention as in the paper, pre-norm blocks, learned positions counted from the newest item, and the item
-    table shared between input and output (section III-E). With causal attention only the newest position is read.
+    table shared between input and output (section III-E). With causal attention the newest position is the user;
+    the others may be learned from, too (training/positions.py).
     """
 
     def __init__(self, settings: ModelSettings, transform: FeatureTransform) -> None:
@@ -39,15 +40,27 @@ class SASRec(nn.Module):
     def columns(self) -> tuple[str, ...]:
         return ("history",)
 
+    @property
+    def row_features(self) -> dict[str, str]:
+        return {"item_vectors.weight": "item_idx"}
+
     def users(self, batch: Batch) -> Tensor:
+        return self.states(batch)[:, -1]
+
+    def states(self, batch: Batch) -> Tensor:
+        """Shape (B, L, D): what is known at each place of the history, of its items up to there and no later ones.
+
+        The padding in front of the first item knows of none: it is the user that an empty history gives, but for the
+        place where it stands.
+        """
         history_BL = batch["history"].long()
         items_BLD = self.item_vectors(history_BL) * self.item_vectors.embedding_dim**0.5
         # A learned start in front of every history: an empty one still has something to attend to.
-        start_B1D = self.start.expand(len(history_BL), 1, -1)
+        start_B1D = self.start.expand(history_BL.shape[0], 1, -1)
         sequence = torch.cat([start_B1D, self.dropout(items_BLD + self.positions)], dim=1)
-        padded = torch.cat([history_BL.new_zeros(len(history_BL), 1).bool(), history_BL == PADDING_IDX], dim=1)
-        last: Tensor = self.blocks(sequence, mask=self.future, src_key_padding_mask=padded)[:, -1]
-        return last
+        padded = torch.cat([history_BL.new_zeros(history_BL.shape[0], 1).bool(), history_BL == PADDING_IDX], dim=1)
+        states: Tensor = self.blocks(sequence, mask=self.future, src_key_padding_mask=padded, is_causal=True)
+        return states[:, 1:]
 
     def items(self, item_idx_M: Tensor) -> Tensor:
         vectors: Tensor = self.item_vectors(item_idx_M)

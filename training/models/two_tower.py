@@ -14,20 +14,25 @@ from torch import Tensor, nn
 
 from schemas.features import PADDING_IDX, Feature, FeatureTransform
 from training.batch import Batch
-from training.models.retriever import FeatureEmbedding
+from training.models.item_vectors import ItemVectors
+from training.models.retriever import FeatureEmbedding, mean_over_list
 from training.recipe import ModelSettings
 
 _SCALE = 0.05  # of the initial vectors: sums of several of them start well below one
 
 
 class TwoTower(nn.Module):
-    """User: mean of the history, weighted mean of its newest items, features, id. Item: id, features, a bias.
+    """User: mean of the history, weighted mean of its newest items, features, id. Item: id, features, its given
+    vector, a bias.
 
     While it trains, history items are left out at random (`history_dropout`), so that no single one decides; this is
     what the denoising of Mult-DAE does (Liang et al. 2018, section 2.3).
     """
 
-    def __init__(self, settings: ModelSettings, transform: FeatureTransform, item_features: dict[str, Tensor]) -> None:
+    def __init__(
+        self, settings: ModelSettings, transform: FeatureTransform, item_features: dict[str, Tensor], *,
+        vector_width: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         width, num_items = settings.width, transform.vocabularies["item"].size
         self.settings = settings
@@ -49,10 +54,18 @@ class TwoTower(nn.Module):
             if isinstance(table, nn.Embedding):
                 nn.init.normal_(table.weight, std=_SCALE)
                 table.weight.data[PADDING_IDX] = 0
+        self.item_vectors = ItemVectors(num_items, vector_width, width) if vector_width else None
 
     @property
     def columns(self) -> tuple[str, ...]:
         return ("history", *(self.about_user.columns if self.about_user is not None else ()))
+
+    @property
+    def row_features(self) -> dict[str, str]:
+        of_items = dict.fromkeys(("item_bias", "past_items.weight", "recent_items.weight"), "item_idx")
+        about = {"about_item": self.about_item, "about_user": self.about_user}
+        bags = {bag: part.categorical for bag, part in about.items() if part is not None}
+        return of_items | {f"{bag}.tables.{f.name}.weight": f.name for bag, features in bags.items() for f in features}
 
     def users(self, batch: Batch) -> Tensor:
         history_BL = batch["history"].long()
@@ -67,15 +80,19 @@ class TwoTower(nn.Module):
         if self.about_user is not None:
             user_BD = user_BD + self.about_user({name: batch[name] for name in self.about_user.columns})
         user_BD = self.dropout(user_BD)
-        return torch.cat([user_BD, user_BD.new_ones(len(user_BD), 1)], dim=1)  # 1: the place of the item's bias
+        return torch.cat([user_BD, user_BD.new_ones(user_BD.shape[0], 1)], dim=1)  # 1: the place of the item's bias
 
     def items(self, item_idx_M: Tensor) -> Tensor:
         columns = {name: self.get_buffer(f"item_feature_{name}")[item_idx_M] for name in self.item_feature_names}
         item_MD = self.about_item({"item_idx": item_idx_M, **columns})
+        if self.item_vectors is not None:
+            item_MD = item_MD + self.item_vectors(item_idx_M)
         return torch.cat([item_MD, self.item_bias[item_idx_M].unsqueeze(1)], dim=1)
 
     def _mean_of_past(self, history_BL: Tensor, held_BL: Tensor) -> Tensor:
         """Mean over the items held, without a look-up for padding: most histories are short."""
+        if torch.compiler.is_exporting():  # a graph of fixed shapes, in which padding is looked up too
+            return mean_over_list(self.past_items(history_BL), history_BL)
         count_B = held_BL.sum(1)
         return F.embedding_bag(
             history_BL[held_BL], self.past_items.weight, count_B.cumsum(0) - count_B, mode="sum"

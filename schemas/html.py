@@ -1,12 +1,12 @@
 """HTML that is escaped by construction: text becomes markup only through `tag`, which escapes it.
 
-What a profile shows comes from logs, which anyone may have written into. A template engine would do, and is one more
-thing that a Spark driver may lack.
+What a page shows comes from logs, which anyone may have written into. A template engine would do, and is one more
+thing that a Spark driver may lack. The pages of profiles, drift, evaluations and generations are made of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 _EMPTY = {"br", "col", "hr", "input", "link", "meta", "circle", "line", "path", "polyline", "rect"}
@@ -39,6 +39,23 @@ def joined(children: object) -> Html:
         return Html(escape(str(children)))
     assert isinstance(children, Iterable), f"{type(children).__name__} is no content"
     return Html("".join(joined(child) for child in children))
+
+
+def document(title: str, style: str, *content: object, allowed: Sequence[str] = ()) -> str:
+    """A whole page that needs nothing else; `content` is that of its body.
+
+    Its policy lets nothing be fetched, sent or run, but for what the directives in `allowed` say.
+    """
+    policy = ("default-src 'none'", "style-src 'unsafe-inline'", *allowed, "base-uri 'none'", "form-action 'none'")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content="; ".join(policy)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Html(style)),
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', *content), lang='en')}\n"
 
 
 def _attribute(key: str, value: object) -> str:

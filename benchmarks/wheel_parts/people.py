@@ -1,0 +1,146 @@
+"""Who asks in a period, what they are shown, and how they react: as they really did in that period.
+
+A reaction is known only for items that the user met in the log. What they would have made of another item nobody knows:
+it counts as not taken. That holds for all arms alike, and makes every hit rate here a lower bound. Items of later
+periods count as not taken, too: an arm that showed them early could not be right about them a second time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.wheel_parts.real_log import RealLog
+from schemas.served import Action, Encoded, Impression, Shown
+
+Taken = dict[str, list[tuple[int, str]]]
+"""By user: (time_ms, item_id) of what they took of what was shown, oldest first."""
+
+
+@dataclass(frozen=True)
+class Response:
+    items: tuple[Shown, ...]
+    features: Mapping[str, Encoded] = field(default_factory=dict)
+    num_candidates: int = 0
+
+
+class Recommender(Protocol):
+    """What an arm answers with in one period."""
+
+    generation: str
+    policy: str
+
+    def best(self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, k: int) -> list[str]:
+        """Without chance: what its quality is measured by."""
+        ...
+
+    def respond(
+        self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
+    ) -> Response: ...
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One period: what was logged, and what was measured."""
+
+    impressions: list[Impression]
+    actions: list[Action]
+    measures: dict[str, float]
+    taken: list[tuple[str, int, str]]
+    """(user, time_ms, item_id)."""
+
+
+def replay(
+    log: RealLog,
+    recommender: Recommender,
+    taken: Taken,
+    span: tuple[int, int],
+    popular: set[str],
+    *,
+    name: str,
+    k: int,
+    requests: int,
+) -> Replayed:
+    """Each user who took something in the span asks `requests` times, spread over their events; adds to `taken`."""
+    in_span = np.flatnonzero((log.time_ms >= span[0]) & (log.time_ms < span[1]) & log.acted)
+    rows_of: dict[str, list[int]] = {}
+    for taken_row in in_span:
+        rows_of.setdefault(str(log.user[taken_row]), []).append(int(taken_row))
+    to_take = {user: {str(log.item[row]): row for row in reversed(rows)} for user, rows in rows_of.items()}
+    impressions, actions, came = [], [], []
+    recalls, gains = [], []
+    shown_items: Counter[str] = Counter()
+    for user, rows in sorted(rows_of.items()):
+        wanted = {str(log.item[row]) for row in rows}
+        first = rows[0]
+        best = recommender.best(user, int(log.time_ms[first]), log.context[first], taken, k)
+        recalls.append(len(wanted & set(best)) / min(k, len(wanted)))
+        gains.append(ndcg(best, wanted))
+        blocked: list[str] = []
+        clock_ms = 0
+        for number in range(min(requests, len(rows))):
+            row = rows[number * len(rows) // min(requests, len(rows))]
+            # Many events of one user share a second, and an action comes after what was shown.
+            time_ms = clock_ms = max(int(log.time_ms[row]), clock_ms + 1)
+            said = recommender.respond(user, time_ms, log.context[row], taken, blocked, k)
+            request_id = f"{name}-{user}-{number}"
+            impressions.append(
+                Impression(
+                    request_id=request_id,
+                    time_ms=time_ms,
+                    generation=recommender.generation,
+                    user_id=user,
+                    policy=recommender.policy,
+                    context=dict(log.context[row]),
+                    features=dict(said.features),
+                    items=said.items,
+                    num_candidates=said.num_candidates,
+                )
+            )
+            for one in said.items:
+                blocked.append(one.item_id)
+                shown_items[one.item_id] += 1
+                met = to_take[user].pop(one.item_id, None)
+                if met is None:
+                    continue
+                clock_ms += 1
+                for kind, value in log.actions[met].items():
+                    actions.append(
+                        Action(
+                            action_id=f"{request_id}-{one.item_id}-{kind}",
+                            request_id=request_id,
+                            item_id=one.item_id,
+                            user_id=user,
+                            action=kind,
+                            value=value,
+                            time_ms=clock_ms,
+                        )
+                    )
+                came.append((user, clock_ms, one.item_id))
+                taken.setdefault(user, []).append((clock_ms, one.item_id))
+    shown, in_log = shown_items.total(), [str(log.item[row]) for row in in_span]
+    popular_shown = sum(count for item, count in shown_items.items() if item in popular) / max(1, shown)
+    popular_taken = sum(item in popular for item in in_log) / max(1, len(in_log))
+    measures = {
+        f"recall@{k}": float(np.mean(recalls)),
+        f"ndcg@{k}": float(np.mean(gains)),
+        "hit_rate": len(came) / max(1, shown),
+        "users": float(len(rows_of)),
+        "shown": float(shown),
+        "items_shown": float(len(shown_items)),
+        "popular_shown": popular_shown,
+        "popular_taken": popular_taken,
+        "amplification": popular_shown / popular_taken if popular_taken else 0.0,
+    }
+    return Replayed(impressions, actions, measures, came)
+
+
+def ndcg(best: Sequence[str], wanted: set[str]) -> float:
+    discounts = 1 / np.log2(np.arange(2, len(best) + 2))
+    hits = np.array([item in wanted for item in best], dtype=np.float64)
+    ideal = discounts[: min(len(best), len(wanted))].sum()
+    return float(hits @ discounts / ideal) if len(best) else 0.0

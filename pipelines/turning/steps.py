@@ -1,0 +1,302 @@
+"""The steps of a turn in their order: from what was logged since the last one to a release in service.
+
+Each is commands that anybody could give by hand. What they are is said when their turn comes, for it goes by what lies
+in the wheel's folder then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import yaml
+
+from pipelines.turning.wheel_folder import GenerationFolder, WheelFolder, is_release
+from pipelines.turning.work import Needless, Work
+from schemas.bundle import BUNDLE
+from schemas.contract import read_contract
+from schemas.gate import Check
+from schemas.generations import id_of
+from schemas.manifest import MANIFEST
+from schemas.release import RANKER, RELEASE, RETRIEVER, Champion
+from schemas.served_contract import contract_yaml, served_contract
+from schemas.wheel import LearnerSettings, WheelSettings
+
+Command = tuple[str, ...]
+_NO_CHAMPION = "no release is in service yet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a turn works, and on what."""
+
+    wheel: WheelFolder
+    settings: WheelSettings
+    generation: GenerationFolder
+    champion: Champion | None
+
+    @property
+    def champions(self) -> GenerationFolder | None:
+        """The champion's generation, as long as its snapshot is there."""
+        found = self.wheel.generation_of(self.champion) if self.champion is not None else None
+        return found if found is not None and (found.snapshot / MANIFEST).is_file() else None
+
+    @property
+    def champions_release(self) -> Path | None:
+        release = self.wheel.release_of(self.champion) if self.champion is not None else None
+        return release if release is not None and is_release(release) else None
+
+    @property
+    def learners(self) -> dict[str, LearnerSettings]:
+        both = {RETRIEVER: self.settings.retriever, RANKER: self.settings.ranker}
+        return {name: learner for name, learner in both.items() if learner is not None}
+
+    @property
+    def id(self) -> str:
+        return id_of(self.generation.number)
+
+    def waived(self, check: Check) -> Needless | None:
+        """A report that only a waived check would read costs a Spark start or more, and decides nothing."""
+        return Needless(f"wheel.yaml waives the check {check}") if check in self.settings.gate.waived else None
+
+    def champions_work(self) -> GenerationFolder | Needless:
+        """What a candidate is held against, or why there is none."""
+        if self.champion is None:
+            return Needless(_NO_CHAMPION)
+        return self.champions or Needless(f"the snapshot of {self.champion.release}, in service, is not in this wheel")
+
+    def served_by_champion(self) -> bool:
+        """Whether any response of the release in service has landed."""
+        assert self.champion is not None
+        if not self.wheel.has_served():
+            return False
+        landed = ds.dataset(self.wheel.landed / "impressions", format="parquet")
+        return bool(landed.head(1, columns=["generation"], filter=ds.field("generation") == self.champion.id).num_rows)
+
+
+def seed(site: Site) -> Work:
+    wheel, settings = site.wheel, site.settings
+    command = ("ingest", "--contract", settings.contract, "--raw", settings.raw, "--out", str(wheel.seed))
+    local = [Path(place) for place in (settings.raw, settings.contract) if "://" not in place]
+    return Work(
+        # One version: the event store of both reads its files by their place.
+        commands=((*command, "--keep-versions", "1"),),
+        reads=tuple(path for path in local if path.exists()),
+        lasting=() if "://" in settings.raw else (wheel.seed / MANIFEST,),
+    )
+
+
+def land(site: Site) -> Work | Needless:
+    if not site.wheel.logs.exists():
+        return Needless("no server has logged anything yet")
+    return Work(commands=(("land", "--logs", str(site.wheel.logs), "--to", str(site.wheel.landed), "--seal"),))
+
+
+def feedback(site: Site) -> Work:
+    """Also the contract of both logs, which is there before anything was served."""
+    wheel, rules = site.wheel, site.generation.path / "feedback.yaml"
+    if not wheel.has_served():
+        weighted = site.settings.feedback.young == "weight"
+        both = served_contract(read_contract(site.settings.contract), weighted=weighted)
+        return Work(commands=(), files={wheel.contract: contract_yaml(both)})
+    places = {
+        "--landed": wheel.landed,
+        "--seed": wheel.seed,
+        "--contract": site.settings.contract,
+        "--rules": rules,
+        "--out": wheel.served,
+        "--contract-out": wheel.contract,
+    }
+    text = yaml.safe_dump(site.settings.feedback.model_dump(mode="json"), sort_keys=False)
+    return Work(commands=(_with("feedback", places),), files={rules: text})
+
+
+def ingest(site: Site) -> Work:
+    wheel = site.wheel
+    places = {"--contract": wheel.contract, "--raw": wheel.path, "--out": wheel.events}
+    return Work(
+        commands=(_with("ingest", places),),
+        reads=(wheel.contract, wheel.seed / MANIFEST, wheel.served),
+        lasting=(wheel.events / MANIFEST,),
+    )
+
+
+def prepare(site: Site) -> Work:
+    snapshot = site.generation.snapshot
+    command = _with("prepare", {"--events": site.wheel.events, "--out": snapshot})
+    if site.settings.features is not None:
+        command = (*command, "--features", site.settings.features)
+    for name, value in site.settings.prepare.items():
+        command = (*command, f"--{name}", str(value))
+    files = (Path(site.settings.features),) if site.settings.features and Path(site.settings.features).exists() else ()
+    return Work(commands=(command,), reads=(site.wheel.events / MANIFEST, *files), writes=(snapshot,))
+
+
+def drift(site: Site) -> Work | Needless:
+    snapshot, out = site.generation.snapshot, site.generation.path / "drift"
+    before = site.waived("drift") or site.champions_work()
+    if isinstance(before, Needless):
+        return replace(before, writes=(out,))
+    command = _with("drift", {"--reference": before.snapshot, "--current": snapshot, "--out": out})
+    return Work(commands=(command,), reads=(before.snapshot / MANIFEST, snapshot / MANIFEST), writes=(out,))
+
+
+def skew(site: Site) -> Work | Needless:
+    out = site.generation.path / "skew"
+    before = site.waived("skew") or site.champions_work()
+    if isinstance(before, Needless):
+        return replace(before, writes=(out,))
+    release = site.champions_release
+    if release is None:
+        return Needless("the release in service is gone", writes=(out,))
+    if not site.served_by_champion():
+        return Needless("nothing that the release in service answered has landed", writes=(out,))
+    places = {
+        "--landed": site.wheel.landed,
+        "--release": release,
+        "--events": site.wheel.events,
+        "--snapshot": before.snapshot,
+        "--out": out,
+    }
+    return Work(
+        commands=(_with("skew", places),),
+        reads=(release / RELEASE, site.wheel.events / MANIFEST),
+        writes=(out,),
+        may_lack=True,
+    )
+
+
+def retriever(site: Site) -> Work | Needless:
+    return _train(site, RETRIEVER)
+
+
+def ranker(site: Site) -> Work | Needless:
+    return _train(site, RANKER)
+
+
+def _train(site: Site, name: str) -> Work | Needless:
+    run = site.generation.run(name)
+    if name not in site.learners:
+        return Needless(f"wheel.yaml names no {name}", writes=(run,))
+    learner = site.learners[name]
+    command = _with("train", {"--snapshot": site.generation.snapshot, "--recipe": learner.recipe, "--run": run})
+    command = (*command, "--ranks", str(site.settings.ranks), "--no-tensorboard")
+    for override in learner.set:
+        command = (*command, "--set", override)
+    reads = [site.generation.snapshot / MANIFEST]
+    if Path(learner.recipe).is_file():
+        reads.append(Path(learner.recipe))
+    before = site.champions_release / name if site.champions_release is not None else None
+    if site.settings.warm_start and before is not None and (before / BUNDLE).is_file():
+        command = (*command, "--warm-start", str(before), "--or-anew")
+        reads.append(before / BUNDLE)
+    return Work(commands=(command,), reads=tuple(reads), writes=(run,))
+
+
+def evaluate(site: Site) -> Work:
+    """Candidate and champion on the held-out rows of the candidate's snapshot."""
+    here, before = site.generation, site.champions
+    slices = [part for column in site.settings.gate.slice_by for part in ("--slice", column)]
+    asked = (*slices, "--ranks", str(site.settings.ranks))
+    commands: list[Command] = []
+    reads, writes = [], []
+    champions = {name: here.path / f"champion-{name}.json" for name in (RETRIEVER, RANKER)}
+    for name in site.learners:
+        run = here.run(name)
+        commands.append((*_with("evaluate", {"--run": run, "--split": "test"}), *asked))
+        reads.append(run / "bundle" / BUNDLE)
+        writes.append(run / "evaluation-test.json")
+    for name in site.learners:
+        bundle = before.run(name) / "bundle" / BUNDLE if before is not None else None
+        if before is not None and bundle is not None and bundle.is_file():
+            out = champions[name]
+            places = {"--run": before.run(name), "--snapshot": here.snapshot, "--split": "test", "--out": out}
+            commands.append((*_with("evaluate", places), *asked))
+            reads.append(bundle)
+            writes.append(out)
+    return Work(
+        commands=tuple(commands), reads=tuple(reads), writes=tuple(writes), might_write=tuple(champions.values())
+    )
+
+
+def release(site: Site) -> Work:
+    here = site.generation
+    runs = {f"--{name}": here.run(name) for name in site.learners}
+    places: dict[str, object] = {**runs, "--id": site.id, "--out": here.release, "--settings": site.wheel.wheel}
+    bundles = tuple(run / "bundle" / BUNDLE for run in runs.values())
+    serving = yaml.safe_dump(site.settings.serving.model_dump(mode="json"))
+    return Work(
+        commands=(_with("release", places),),
+        # The file is read by the command; that of it which counts here is `serving`, not the gate's rules.
+        files={here.path / "serving.yaml": serving},
+        reads=bundles,
+        writes=(here.release,),
+        afresh=True,
+    )
+
+
+def estimate(site: Site) -> Work | Needless:
+    out = site.generation.path / "off_policy.json"
+    if (waived := site.waived("off_policy")) is not None:
+        return replace(waived, writes=(out,))
+    if not site.wheel.has_served():
+        return Needless("nothing that was served has landed", writes=(out,))
+    rules = site.settings.feedback
+    label = next(iter(rules.labels.values()))
+    reward = ("--reward", label.action, "--take", label.take, "--window-hours", str(rules.window_hours))
+    places = {"--landed": site.wheel.landed, "--release": site.generation.release}
+    if site.champions_release is not None:
+        places["--champion"] = site.champions_release
+    command = (*_with("estimate", places), *reward, "--out", str(out))
+    return Work(commands=(command,), reads=(site.generation.release / RELEASE,), writes=(out,), may_lack=True)
+
+
+def gate(site: Site) -> Work:
+    here = site.generation
+    places = {"--candidate": here.path, "--rules": site.wheel.wheel, "--out": here.verdict}
+    before = site.wheel.generation_of(site.champion) if site.champion is not None else None
+    if before is not None:
+        places["--champion"] = before.path
+    reports = (
+        "drift/drift.json",
+        "skew/skew.json",
+        "off_policy.json",
+        "champion-retriever.json",
+        "champion-ranker.json",
+    )
+    runs = tuple(here.run(name) / "evaluation-test.json" for name in site.learners)
+    reads = (*(here.path / report for report in reports), *runs, here.release / RELEASE, site.wheel.wheel)
+    return Work(commands=(_with("gate", places),), reads=reads, writes=(here.verdict,), may_refuse=True)
+
+
+def promote(site: Site) -> Work | Needless:
+    now = site.wheel.in_service()
+    if now is not None and site.wheel.release_of(now) == site.generation.release:
+        return Needless(f"{now.release} is in service")
+    places = {"--release": site.generation.release, "--to": site.wheel.champion, "--verdict": site.generation.verdict}
+    return Work(commands=(_with("promote", places),))
+
+
+def _with(command: str, options: Mapping[str, object]) -> Command:
+    return (command, *(str(part) for option in options.items() for part in option))
+
+
+Plan = Callable[[Site], Work | Needless]
+STEPS: dict[str, Plan] = {
+    "seed": seed,
+    "land": land,
+    "feedback": feedback,
+    "ingest": ingest,
+    "prepare": prepare,
+    "drift": drift,
+    "skew": skew,
+    "retriever": retriever,
+    "ranker": ranker,
+    "evaluate": evaluate,
+    "release": release,
+    "estimate": estimate,
+    "gate": gate,
+    "promote": promote,
+}

@@ -1,0 +1,1 @@
+"""Skew: logged requests, the same requests through the batch features, and how the two differ."""

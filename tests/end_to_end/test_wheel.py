@@ -1,0 +1,96 @@
+"""The wheel turned for real: a log, a release, a server, people's reactions, and the next generation in service."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.data import fetch
+from pipelines.turning.wheel_folder import WheelFolder
+from schemas.snapshot import open_snapshot
+from tests.serving.running_server import Running, running
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+HEADRACE = [sys.executable, "-m", "pipelines.cli"]
+WINDOW_S = 12
+USERS = [str(number) for number in range(1, 61)]
+
+
+def turned(wheel: Path) -> str:
+    done = subprocess.run([*HEADRACE, "turn", "--wheel", f"{wheel}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in wheel, with a short window and small models; its first generation in service."""
+    folder = tmp_path_factory.mktemp("wheels") / "films"
+    new = [*HEADRACE, "turn", "--wheel", f"{folder}", "--new", "ml-100k"]
+    subprocess.run(new, check=True, capture_output=True)
+    fetch("ml-100k", folder / "raw")
+    settings: dict[str, Any] = yaml.safe_load((folder / "wheel.yaml").read_text())
+    settings["feedback"]["window_hours"] = WINDOW_S / 3600
+    settings["retriever"]["set"] = ["epochs=2", "model.width=16"]
+    settings["gate"]["waived"] = ["calibration", "slices", "off_policy"]
+    (folder / "wheel.yaml").write_text(yaml.safe_dump(settings))
+    assert "generation 0001 is in service" in turned(folder)
+    return folder
+
+
+def reactions(server: Running) -> tuple[dict[str, list[str]], int]:
+    """Everybody is shown ten films and rates the second and the fifth; what they were shown, and how many ratings."""
+    shown, rated = {}, 0
+    with server.client() as client:
+        for user in USERS:
+            answer = client.post("/recommend", json={"user_id": user}).raise_for_status().json()
+            shown[user] = [item["item_id"] for item in answer["items"]]
+            acts = [
+                {"request_id": answer["request_id"], "user_id": user, "item_id": shown[user][place], "action": "rating"}
+                for place in (1, 4)
+            ]
+            told = client.post("/feedback", json={"actions": [{**act, "value": 4} for act in acts]}).raise_for_status()
+            rated += told.json()["accepted"]
+    return shown, rated
+
+
+def test_what_people_did_is_in_the_next_generation_which_takes_over_and_recommends_anew(wheel):
+    with running(wheel) as server:
+        shown, rated = reactions(server)
+        assert {len(items) for items in shown.values()} == {10}
+        assert rated == 2 * len(USERS)
+        time.sleep(WINDOW_S)
+        said = turned(wheel)
+        assert "generation 0002 is in service" in said
+
+        ledger = open_snapshot(str(wheel / "served"), kind="served").manifest.ledger.feedback
+        assert ledger is not None
+        assert (ledger.shown.items, ledger.shown.events, ledger.shown.waiting) == (10 * len(USERS), rated, 0)
+        assert (ledger.actions.actions, ledger.actions.joined) == (rated, rated)
+        snapshot = open_snapshot(str(WheelFolder(wheel).generation(2).snapshot))
+        assert snapshot.manifest.ledger.splits.accepted == 100_000 + rated
+
+        until = time.monotonic() + 60
+        with server.client() as client:
+            while client.get("/healthz").json()["generation"] != "0002":
+                assert time.monotonic() < until, server.said()
+                time.sleep(0.2)
+            answers = [client.post("/recommend", json={"user_id": user}).raise_for_status().json() for user in USERS]
+    assert {answer["generation"] for answer in answers} == {"0002"}
+    for user, answer in zip(USERS, answers, strict=True):
+        now = [item["item_id"] for item in answer["items"]]
+        assert not {shown[user][1], shown[user][4]} & set(now), "what was rated is recommended again"
+    assert "0002" in (wheel / "generations.html").read_text()
+
+
+def test_with_nothing_new_there_is_no_turn(wheel):
+    said = turned(wheel)
+    assert "nothing" in said
+    assert not (wheel / "generations" / "0003").exists()

@@ -1,0 +1,342 @@
+"""What a row counts and how its history is varied: by hand, whatever batch and rank a row is in, and after a resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from schemas.contract import Column
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST, Manifest
+from schemas.snapshot import open_snapshot
+from tests.snapshots import make_snapshot, write_parquet
+from training.batch import Batch
+from training.checkpoint import Checkpoints
+from training.click_metrics import mixed
+from training.history_augmentation import augmented, cropped, masked, reordered
+from training.loop import Trainer
+from training.losses import sampled_softmax
+from training.ranking import Ranking
+from training.ranks import OneRank
+from training.recipe import AugmentSettings, NegativeRowsSettings, PropensitySettings, Recipe, read_recipe
+from training.retrieval import Retrieval
+from training.row_random import _mixed, uniform
+from training.run_folder import RunFolder
+from training.tasks import catalogue_of, check_fits, fresh_model, task_of
+from training.train import train
+from training.weighting import by_propensity, not_to_recommend
+
+CPU = torch.device("cpu")
+NAN = float("nan")
+SMALL = ["model.width=4", "batch_size_per_rank=32", "epochs=2", "patience=2"]
+VARIED = "model.augment={share: 0.8, crop: 0.5, mask: 0.3, reorder: 0.6}"
+
+
+def with_propensities(url: str) -> str:
+    """The snapshot with a column of propensities in all splits, and the role in its contract."""
+    root = Path(url)
+    manifest = Manifest.model_validate_json((root / MANIFEST).read_text())
+    parts: dict[str, Any] = dict(manifest.parts)
+    for split in ("train", "valid", "test"):
+        files = []
+        for file in parts[split]:
+            table = pq.read_table(root / file.path)
+            values = np.where(table["row_id"].to_numpy() % 5 == 0, np.nan, 1 / (1 + table["row_id"].to_numpy() % 7))
+            field = pa.field("propensity", pa.float32(), nullable=False)
+            table = table.append_column(field, pa.array(values.astype(np.float32)))
+            files.append(write_parquet(root / file.path, table, file.row_groups, root))
+        parts[split] = tuple(files)
+    events = manifest.contract.events
+    column = Column(name="propensity", type="float32", role="propensity", meaning="how likely it was shown")
+    events = events.model_copy(update={"columns": (*events.columns, column)})
+    contract = manifest.contract.model_copy(update={"events": events})
+    changed = manifest.model_copy(update={"parts": parts, "contract": contract})
+    (root / MANIFEST).write_text(changed.model_dump_json())
+    return url
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return with_propensities(make_snapshot(tmp_path_factory.mktemp("data") / "s", [[90, 70], [40]]))
+
+
+def small(name: str, *overrides: str) -> Recipe:
+    recent = ["model.recent=2"] if name == "two_tower" else []
+    return read_recipe(name, [*SMALL, *recent, *overrides])
+
+
+def learner(url: str, name: str, *overrides: str) -> Trainer:
+    recipe, snapshot, ranks = small(name, *overrides), open_snapshot(url), OneRank()
+    check_fits(snapshot, recipe)
+    catalogue = catalogue_of(snapshot)
+    model = fresh_model(snapshot, catalogue, recipe, ranks, CPU)
+    task = task_of(model, snapshot, catalogue, recipe, ranks, CPU)
+    return Trainer(task=task, snapshot=snapshot, recipe=recipe, ranks=ranks, device=CPU, say=lambda line: None)
+
+
+def first_batch(trainer: Trainer) -> Batch:
+    return next(iter(trainer.feed("train", ("row_id", *trainer.task.columns))))
+
+
+def batch_of(**columns: list[Any]) -> Batch:
+    rows = len(next(iter(columns.values())))
+    tensors = {name: torch.tensor(values) for name, values in columns.items()}
+    return Batch(columns=tensors, positions=torch.arange(rows), global_rows=rows, step=0)
+
+
+def test_weights_by_propensity_by_hand():
+    rows = batch_of(propensity=[0.5, 0.1, 0.001, NAN])
+    found = by_propensity(rows, PropensitySettings(floor=0.01), OneRank())
+    # 1 / 0.5, 1 / 0.1, 1 / the floor, 1 where it is not known; their mean is 113 / 4.
+    assert found.tolist() == pytest.approx([2 * 4 / 113, 10 * 4 / 113, 100 * 4 / 113, 4 / 113])
+
+
+def test_equal_propensities_change_nothing(url):
+    plain, weighted = learner(url, "two_tower"), learner(url, "two_tower", "loss.propensity={floor: 0.01}")
+    assert "propensity" in weighted.task.columns
+    assert "propensity" not in plain.task.columns
+    rows = first_batch(weighted)
+    rows = replace(rows, columns={**rows.columns, "propensity": torch.full((rows.num_rows,), 0.25)})
+    plain.task.model.eval()
+    weighted.task.model.eval()
+    assert weighted.task.loss_sum(rows, 0).item() == pytest.approx(plain.task.loss_sum(rows, 0).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dlrm", "two_tower", "matrix_factorisation"])
+def test_the_loss_is_that_of_the_rows_with_their_weights(url, name):
+    trainer = learner(url, name, "loss.propensity={floor: 0.2}")
+    task = trainer.task
+    assert isinstance(task, Ranking | Retrieval)
+    assert "propensity" not in task.held_out_columns
+    task.model.eval()
+    rows = first_batch(trainer)
+    found = task.loss_sum(rows, 0).item()
+    recipe = trainer.recipe.model_copy(update={"loss": trainer.recipe.loss.model_copy(update={"propensity": None})})
+    each = []
+    for place in range(rows.num_rows):
+        columns = {column: values[place : place + 1] for column, values in rows.columns.items()}  # type: ignore[index]
+        one = replace(rows, columns=columns, positions=rows.positions[place : place + 1])
+        each.append(replace(task, recipe=recipe).loss_sum(one, 0).item())
+    weights = [1.0 if math.isnan(p) else 1 / max(p, 0.2) for p in rows["propensity"].tolist()]
+    mean = sum(weights) / len(weights)
+    assert found == pytest.approx(sum(w / mean * loss for w, loss in zip(weights, each, strict=True)), rel=1e-4)
+
+
+class OneOfTwo(OneRank):
+    """A rank whose other one has as large a sum."""
+
+    def sum(self, values: torch.Tensor, name: str) -> torch.Tensor:
+        return values * 2
+
+
+def test_weights_are_of_the_global_batch_and_a_rank_without_rows_takes_part():
+    rows = replace(batch_of(propensity=[0.5, 0.25]), global_rows=4)
+    # Both ranks together: 2 + 4 + 2 + 4 over 4 rows: a mean of 3.
+    assert by_propensity(rows, PropensitySettings(), OneOfTwo()).tolist() == pytest.approx([2 / 3, 4 / 3])
+    asked = []
+
+    class Asked(OneRank):
+        def sum(self, values: torch.Tensor, name: str) -> torch.Tensor:
+            asked.append((values.tolist(), name))
+            return values + 1
+
+    nothing = replace(batch_of(propensity=[0.5]), columns={"propensity": torch.empty(0)}, positions=torch.arange(0))
+    assert by_propensity(nothing, PropensitySettings(), Asked()).tolist() == []
+    assert asked == [([0.0], "propensity_weights")]
+
+
+def test_what_was_shown_and_not_wanted_is_learned_the_other_way_round_by_hand():
+    loss = torch.tensor([math.log(4), math.log(4), math.log(4), 0.0, 30.0])  # p = 1/4 in the first three
+    rows = batch_of(label=[5.0, 3.0, NAN, 1.0, 2.0])
+    found = not_to_recommend(loss, rows, NegativeRowsSettings(below=4, weight=2.0)).tolist()
+    assert found[:3] == pytest.approx([math.log(4), 2 * math.log(4 / 3), 0.0])
+    assert found[3] == pytest.approx(-2 * math.log(1 - math.exp(-0.001)), rel=1e-3)  # bounded, though p = 1
+    assert found[4] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_sampled", [0, 12])
+def test_a_step_on_an_unwanted_row_lowers_its_items_score_and_with_no_weight_leaves_it(url, num_sampled):
+    def change(below: float, weight: float) -> float:
+        trainer = learner(
+            url, "sasrec", "model.dropout=0", f"loss.num_sampled={num_sampled}",
+            f"loss.negative_rows={{below: {below}, weight: {weight}}}",
+        )  # fmt: skip
+        task = trainer.task
+        assert isinstance(task, Retrieval)
+        assert "label" in task.columns
+        one = first_batch(trainer)
+        one = replace(one, columns={n: c[:1] for n, c in one.columns.items()}, positions=one.positions[:1])  # type: ignore[index]
+        one = replace(one, columns={**one.columns, "label": torch.tensor([3.0])}, global_rows=1)
+        optimizer = torch.optim.SGD(task.model.parameters(), lr=1e-4)
+
+        def loss() -> float:
+            with torch.no_grad():
+                return float(
+                    sampled_softmax(
+                        task.retriever, one, task.sampler, num_sampled=num_sampled, epoch=0, temperature=1.0
+                    )
+                )
+
+        before = loss()
+        task.loss_sum(one, 0).backward()
+        optimizer.step()
+        return loss() - before
+
+    assert change(3, 1.0) < -1e-5  # a label of 3 is as wanted as any
+    assert change(4, 1.0) > 1e-6  # by a p of 1 in 30 at first
+    assert change(4, 0.0) == 0.0
+
+
+HISTORY = torch.tensor([[0, 0, 11, 12, 13, 14], [0, 0, 0, 0, 0, 0], [21, 22, 23, 24, 25, 26]], dtype=torch.int32)
+
+
+def test_a_part_of_a_history_by_hand():
+    where = torch.tensor([0.0, 0.5, 0.99])
+    # Two of four from the first on; none of none; three of six from the last place on where there are three.
+    assert cropped(HISTORY, 0.5, where).tolist() == [[0, 0, 0, 0, 11, 12], [0] * 6, [0, 0, 0, 24, 25, 26]]
+    # At least one: a tenth of four is none.
+    assert cropped(HISTORY[:1], 0.1, torch.tensor([0.5])).tolist() == [[0, 0, 0, 0, 0, 13]]
+
+
+def test_masked_items_by_hand():
+    numbers = torch.tensor([[0.0, 0.0, 0.9, 0.2, 0.1, 0.5], [0.1] * 6, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
+    found = masked(HISTORY, 0.5, numbers.double(), 1)
+    assert found.tolist() == [[0, 0, 11, 1, 1, 14], [0] * 6, [21, 22, 23, 1, 1, 1]]
+    assert found.dtype == torch.int32
+
+
+def test_a_part_in_another_order_by_hand():
+    numbers = torch.tensor([[0.0, 0.0, 0.9, 0.2, 0.1, 0.5], [0.1] * 6, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]]).double()
+    # Half of four from the second on (places 3 and 4: 0.2, 0.1), and three of six from the third on.
+    where = torch.tensor([0.4, 0.5, 0.5])
+    assert reordered(HISTORY, 0.5, where, numbers).tolist() == [
+        [0, 0, 11, 13, 12, 14], [0] * 6, [21, 22, 25, 24, 23, 26],
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=8),
+    st.sampled_from([{"crop": 0.6}, {"mask": 0.4}, {"reorder": 0.7}, {"crop": 0.3, "mask": 0.9, "reorder": 1.0}]),
+    st.integers(0, 5),
+)
+def test_what_is_left_of_a_history_are_its_own_items_left_padded(lengths, operators, epoch):
+    histories = [[0] * (6 - n) + [10 * row + place + 3 for place in range(n)] for row, n in enumerate(lengths)]
+    rows = batch_of(history=histories, row_id=list(range(len(lengths))))
+    found = augmented(rows, AugmentSettings(share=1.0, **operators), mask=1, seed=3, epoch=epoch)["history"]
+    for before, after, n in zip(histories, found.tolist(), lengths, strict=True):
+        held = [item for item in after if item]
+        assert after == [0] * (6 - len(held)) + held
+        assert {*held} - {1} <= {*before}
+        assert len(held) >= min(1, n)
+        if "crop" not in operators:
+            assert len(held) == n
+        if "mask" not in operators:
+            assert 1 not in held
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_row_alone():
+    ids = torch.tensor([5, -7, 9, 1 << 60])
+    drawn = uniform(ids, 4, seed=1, epoch=2, salt=1)
+    assert torch.equal(uniform(ids[2:], 4, seed=1, epoch=2, salt=1), drawn[2:])
+    for other in ({"seed": 2}, {"epoch": 3}, {"salt": 2}):
+        assert not (uniform(ids, 4, **({"seed": 1, "epoch": 2, "salt": 1} | other)) == drawn).any()
+    numbers = uniform(torch.arange(2000), 5, seed=0, epoch=0, salt=0)
+    assert bool(((numbers >= 0) & (numbers < 1)).all())
+    assert numbers.mean(0).tolist() == pytest.approx([0.5] * 5, abs=0.02)  # 3 standard errors
+    assert np.corrcoef(numbers.numpy().T)[~np.eye(5, dtype=bool)] == pytest.approx(0, abs=0.08)
+    values = np.array([0, 1, -1, 1 << 62, -(1 << 62)])
+    assert _mixed(torch.from_numpy(values)).numpy().tobytes() == mixed(values).tobytes()  # numpy has unsigned numbers
+
+
+def test_half_of_the_rows_are_varied_and_evaluation_and_other_columns_are_left_alone(url):
+    trainer = learner(url, "sasrec", "model.augment={share: 0.5, reorder: 1.0}")
+    assert "row_id" in trainer.task.columns
+    rows = batch_of(history=[[3, 4, 5, 6]] * 1000, row_id=list(range(1000)), user_idx=[4] * 1000)
+    found = augmented(rows, AugmentSettings(share=0.5, reorder=1.0), mask=1, seed=0, epoch=0)
+    changed = (found["history"] != rows["history"]).any(1).double().mean()
+    assert float(changed) == pytest.approx(0.5 * 23 / 24, abs=0.05)  # one order of 24 is the one it was
+    assert found["user_idx"] is rows["user_idx"]
+    once, again = trainer.evaluate("valid"), trainer.evaluate("valid")
+    assert once == again
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("two_tower", [VARIED, "loss.propensity={floor: 0.1}", "model.history_dropout=0.3"]),
+        ("sasrec", [VARIED, "loss.negative_rows={below: 1}", "loss.propensity={floor: 0.1}"]),
+        ("dlrm", ["model.top=[8]", "loss.propensity={floor: 0.1}"]),
+    ],
+)
+def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(url, tmp_path, monkeypatch, name, overrides):
+    recipe = small(name, *overrides)
+
+    def run(folder: Path) -> None:
+        train(
+            OneRank(), snapshot_url=url, recipe=recipe, folder=RunFolder(folder), check_only=False, checkpoint_every=3,
+            tensorboard=False,
+        )  # fmt: skip
+
+    run(tmp_path / "whole")
+    kept, saved = Checkpoints.save, []
+
+    class Killed(Exception):
+        pass
+
+    def save(self: Checkpoints, *arguments: Any) -> None:
+        kept(self, *arguments)
+        saved.append(None)
+        if len(saved) == 1:  # in the middle of the first epoch
+            self.settle(OneRank())
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    assert os.listdir(tmp_path / "killed" / "checkpoints") == ["epoch-00000-step-000000003"]
+    run(tmp_path / "killed")
+    lines = [(tmp_path / of / "metrics.jsonl").read_text().splitlines() for of in ("whole", "killed")]
+    losses = [[json.loads(line)["loss"] for line in of] for of in lines]
+    assert losses[0] == losses[1]
+    weights = [load_file(tmp_path / of / "bundle" / "model.safetensors") for of in ("whole", "killed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("matrix_factorisation", [VARIED], "matrix_factorisation reads none"),
+        ("sasrec", ["model.augment={share: 0.5}"], "model.augment varies nothing: set crop, mask or reorder"),
+        ("sasrec", ["loss.positions=all", VARIED], "model.augment is of a row and its own item"),
+        ("sasrec", ["loss.positions=all", "loss.propensity={}"], "loss.propensity is of a row and its own item"),
+        ("matrix_factorisation", ["loss.negative_rows={below: 4}"], "is for sampled_softmax, not for bpr"),
+        ("dlrm", ["loss.negative_rows={below: 4}"], "unknown key 'loss.negative_rows'"),
+        ("dlrm", ["loss.propensity={floor: 0}"], "loss.propensity.floor"),
+    ],
+)
+def test_a_lever_that_does_not_apply_is_refused_in_one_line(name, overrides, says):
+    with pytest.raises(UserError) as error:
+        read_recipe(name, overrides)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_without_propensities_is_named(tmp_path):
+    plain = make_snapshot(tmp_path / "s", [[40]])
+    for name in ("dlrm", "two_tower"):
+        with pytest.raises(UserError, match="says of no row with what probability its item was shown"):
+            learner(plain, name, "loss.propensity={}")

@@ -1,0 +1,83 @@
+"""Releases in MLflow's registry: a version each, tags that say why, and a champion that follows promotion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import promote
+from schemas.gate import CheckResult, GateRules, GateVerdict
+from schemas.release import read_release
+from tests.unit.generations_on_disk import NOW, write, write_release
+from training import register_release
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def client(uri: str):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def judged_release(root: Path, number: int) -> Path:
+    folder = write_release(root / f"{number:04d}" / "release", f"{number:04d}")
+    current = promote.read_champion(root / "champion.json")
+    check = CheckResult(check="drift", verdict="waived", reasons=("Waived.",))
+    verdict = GateVerdict(
+        created_at=NOW, candidate=str(folder), candidate_id=f"{number:04d}", checks=(check,), rules=GateRules(),
+        candidate_digest=read_release(folder).digest(), champion_id=current.id if current else None,
+    )  # fmt: skip
+    write(folder.parent / "verdict.json", verdict)
+    return folder
+
+
+def put(root: Path, number: int, uri: str) -> int:
+    folder = judged_release(root, number)
+    to = ["--to", str(root / "champion.json"), "--track", uri, "--model", "videos"]
+    return promote.main(["--release", str(folder), "--verdict", str(folder.parent / "verdict.json"), *to])
+
+
+def aliases(uri: str) -> dict[str, str]:
+    return {name: str(version) for name, version in client(uri).get_registered_model("videos").aliases.items()}
+
+
+def champion(uri: str) -> tuple[str, dict[str, str]]:
+    found = client(uri).get_model_version_by_alias("videos", "champion")
+    return str(found.version), dict(found.tags)
+
+
+def test_the_champion_of_the_registry_follows_promotion_and_rollback(tmp_path, capfd):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    challenger = judged_release(tmp_path, 1)
+    asked = ["--release", str(challenger), "--track", uri, "--model", "videos", "--alias", "challenger"]
+    assert register_release.main(asked) == 0
+    assert aliases(uri) == {"challenger": "1"}
+
+    assert put(tmp_path, 1, uri) == 0
+    version, tags = champion(uri)
+    assert version == "1", "registered once"
+    assert (tags["headrace.generation"], tags["headrace.verdict"]) == ("0001", "passed")
+    assert (tags["headrace.checks"], tags["headrace.snapshot_digest"]) == ("drift waived", "d")
+    assert aliases(uri) == {"champion": "1"}, "no challenger any longer"
+
+    assert put(tmp_path, 2, uri) == 0
+    assert champion(uri)[0] == "2"
+    back = ["--rollback", "--to", str(tmp_path / "champion.json"), "--track", uri, "--model", "videos"]
+    assert promote.main(back) == 0
+    version, tags = champion(uri)
+    assert (version, tags["headrace.generation"]) == ("1", "0001")
+    files = client(uri).list_artifacts(client(uri).get_model_version("videos", "1").run_id, "release")
+    assert [file.path for file in files] == ["release/release.json"]
+    assert "register: release 0001 was version 1 of videos, which is its champion" in capfd.readouterr().out
+
+
+def test_a_registry_that_is_away_is_told_and_the_release_is_in_service_all_the_same(tmp_path, capfd):
+    assert put(tmp_path, 1, "http://127.0.0.1:1") == 2
+    shown = capfd.readouterr()
+    assert "register: cannot register in MLflow at http://127.0.0.1:1" in shown.err
+    assert "promote: 0001 is in service" in shown.out
+    found = promote.read_champion(tmp_path / "champion.json")
+    assert found is not None
+    assert found.id == "0001"

@@ -1,0 +1,112 @@
+"""The replay of the wheel's benchmark: who asks, how they react, and what is measured, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.wheel import ITEMS, Setting, check_same
+from benchmarks.wheel_parts.arms import PopularArm
+from benchmarks.wheel_parts.people import Response, ndcg, replay
+from benchmarks.wheel_parts.real_log import read_log
+from schemas.errors import UserError
+from schemas.served import Shown
+
+INTER = """user_id:token\titem_id:token\trating:float\ttimestamp:float
+1\ta\t5\t100
+2\tb\t4\t110
+2\ta\t3\t120
+1\tb\t2\t200
+3\tc\t1\t210
+1\tc\t4\t220
+2\tc\t5\t300
+"""
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / "ml-100k.inter").write_text(INTER)
+    (tmp_path / "ml-100k.item").write_text("item_id:token\n")
+    (tmp_path / "ml-100k.user").write_text("user_id:token\n")
+    return tmp_path
+
+
+class Fixed:
+    """Shows the same items to everybody, first those that nobody blocked."""
+
+    generation, policy = "0001", "greedy"
+
+    def __init__(self, items: str) -> None:
+        self.items = items
+
+    def best(self, user, time_ms, context, taken, k):
+        return list(self.items)[:k]
+
+    def respond(self, user, time_ms, context, taken, blocked, k):
+        left = [item for item in self.items if item not in blocked][:k]
+        return Response(tuple(Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(left)))
+
+
+def test_the_log_is_cut_into_periods_of_as_many_taken_items(raw):
+    log = read_log("ml-100k", raw)
+    assert log.time_ms.tolist() == [100_000, 110_000, 120_000, 200_000, 210_000, 220_000, 300_000]
+    assert log.cuts(3 / 7, 2) == [200_000, 220_000, 300_001]
+
+
+def test_the_seed_is_the_raw_log_until_the_first_cut_as_it_was(raw, tmp_path):
+    read_log("ml-100k", raw).write_seed(200_000, tmp_path / "seed")
+    assert (tmp_path / "seed" / "ml-100k.inter").read_text().splitlines() == INTER.splitlines()[:4]
+    assert (tmp_path / "seed" / "ml-100k.item").exists()
+
+
+def test_users_of_a_period_react_as_they_really_did_in_it(raw):
+    log = read_log("ml-100k", raw)
+    taken: dict = {}
+    done = replay(log, Fixed("cxb"), taken, (200_000, 250_000), {"b"}, name="n", k=2, requests=2)
+    # User 1 takes b and c in the period, user 3 takes c; user 2 is not active.
+    assert [one.request_id for one in done.impressions] == ["n-1-0", "n-1-1", "n-3-0"]
+    assert [[item.item_id for item in one.items] for one in done.impressions] == [["c", "x"], ["b"], ["c", "x"]]
+    assert [(one.user_id, one.item_id, one.action, one.value) for one in done.actions] == [
+        ("1", "c", "rating", 4.0),
+        ("1", "b", "rating", 2.0),
+        ("3", "c", "rating", 1.0),
+    ]
+    assert [one.time_ms for one in done.impressions] == [200_000, 220_000, 210_000]
+    assert taken == {"1": [(200_001, "c"), (220_001, "b")], "3": [(210_001, "c")]}
+    assert done.measures["hit_rate"] == 3 / 5
+    assert done.measures["recall@2"] == (1 / 2 + 1 / 1) / 2
+    assert done.measures["popular_shown"] == 1 / 5  # b, once of five
+    assert done.measures["popular_taken"] == 1 / 3
+    assert done.measures["amplification"] == pytest.approx(3 / 5)
+
+
+def test_what_a_user_takes_in_a_later_period_is_not_taken_in_this_one(raw):
+    taken: dict = {}
+    done = replay(read_log("ml-100k", raw), Fixed("cb"), taken, (200_000, 215_000), set(), name="n", k=2, requests=1)
+    assert [(one.user_id, one.item_id) for one in done.actions] == [("1", "b"), ("3", "c")]
+    assert done.measures["recall@2"] == 1.0
+
+
+def test_ndcg_is_1_where_the_wanted_come_first_and_falls_with_their_place():
+    assert ndcg(["a", "b", "x"], {"a", "b"}) == 1
+    assert ndcg(["x", "a"], {"a"}) == pytest.approx(1 / np.log2(3))
+    assert ndcg(["x", "y"], {"a"}) == 0
+
+
+def test_popular_items_are_those_of_the_seed_and_of_what_was_taken_since_without_a_users_own(raw):
+    log = read_log("ml-100k", raw)
+    arm = PopularArm(log, 200_000, {"9": [(1, "c"), (2, "c")], "8": [(1, "c")]})
+    assert arm.best("4", 0, {}, {}, 3) == ["c", "a", "b"]
+    assert arm.best("1", 0, {}, {}, 3) == ["c", "b"]
+    assert arm.best("1", 0, {}, {"1": [(1, "c")]}, 3) == ["b"]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    setting = Setting(data="ml-100k", generations=8, seed_share=0.5, requests=5, epsilon=0.1, epochs=5)
+    check_same(tmp_path, setting)
+    check_same(tmp_path, setting)
+    with pytest.raises(UserError, match="other settings"):
+        check_same(tmp_path, Setting(**{**vars(setting), "epochs": 6}))
+    assert ITEMS == 20

@@ -1,0 +1,1 @@
+"""Models in forms that run without this project: what is traced, how it is written, that it scores alike."""
