@@ -33,7 +33,7 @@ from schemas.programs import answering_mistakes
 from schemas.storage import absolute
 
 ARMS = ("wheel, exploring", "wheel, greedy", "frozen", "popularity")
-SHOWN = ("recall@20", "ndcg@20", "hit_rate", "amplification")
+SHOWN = ("recall@20", "ndcg@20", "first_recall@20", "hit_rate", "amplification")
 ITEMS = 20
 """Of a response."""
 _POPULAR = 0.1

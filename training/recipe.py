@@ -60,8 +60,11 @@ class ModelSettings(Strict):
     """Two-tower: the contract's categorical and numeric columns of users and events."""
     recent: Annotated[int, Field(ge=0)] = 0
     """Two-tower: newest items of the history that are averaged apart, with learned weights."""
-    history_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Two-tower: share of history items left out at random while training."""
+    history_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["uniform"] = 0.0
+    """Two-tower: share of history items left out at random while training; `uniform` draws a share for each row, so
+    that it learns from short and long histories alike."""
+    popularity_prior: bool = False
+    """Two-tower: an item's score begins at the logarithm of its count in train."""
     layers: Annotated[int, Field(gt=0)] = 2
     """SASRec: transformer blocks."""
     heads: Annotated[int, Field(gt=0)] = 1

@@ -16,6 +16,7 @@ from training.models.image_classifier import ImageClassifier
 from training.models.item_vectors import ItemVectors
 from training.models.published_weights import load_published
 from training.models.ranker import Ranker
+from training.models.two_tower import TwoTower
 from training.ranking import Ranking
 from training.ranks import Ranks
 from training.reader import open_part
@@ -107,6 +108,9 @@ def fresh_model(
     features = catalogue.features if catalogue is not None else {}
     width = vectors.width if vectors is not None else 0
     model = build_model(recipe, snapshot.transform, features, vector_width=width, ranks=ranks, device=device)
+    if isinstance(model, TwoTower) and model.item_prior is not None:
+        assert catalogue is not None
+        model.fill_prior(catalogue.counts)
     if vectors is not None:
         given = model.get_submodule("item_vectors")
         assert isinstance(given, ItemVectors)

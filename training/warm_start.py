@@ -22,7 +22,7 @@ from training.bundle import bundle_digest, read_manifest
 from training.embeddings.files import tables_of, take_over_rows
 from training.models.ranker import table_of
 from training.ranks import Ranks
-from training.recipe import ClassifierSettings, Recipe
+from training.recipe import ClassifierSettings, ModelSettings, Recipe
 from training.vocabularies import Renumbering, read_vocabulary, vocabulary_of_bundle
 from training.warm_weights import fill_weights
 
@@ -92,6 +92,10 @@ class WarmStart:
         return {name: table_of(features[feature]) for name, feature in of_model.items() if name in there}
 
 
+def _has_prior(recipe: Recipe) -> bool:
+    return isinstance(recipe.model, ModelSettings) and recipe.model.popularity_prior
+
+
 def _tables(model: nn.Module) -> list[str]:
     return [table.name for tables in tables_of(model) for table in tables.placement.tables]
 
@@ -132,6 +136,12 @@ def plan_warm_start(bundle: Path, snapshot: Snapshot, recipe: Recipe, ranks: Ran
         raise DoesNotFit(
             f"--warm-start: vectors of {bundle} have {before.model.width} numbers, the recipe's {recipe.model.width}: "
             f"set model.width={before.model.width}, or train without it."
+        )
+    if _has_prior(before) != _has_prior(recipe):
+        raise DoesNotFit(
+            f"--warm-start: {bundle} was trained {'with' if _has_prior(before) else 'without'} a popularity prior, which "
+            f"its items' biases go with: set model.popularity_prior={str(_has_prior(before)).lower()}, or train without "
+            "it."
         )
     if before.optimizer.table_optimizer != recipe.optimizer.table_optimizer:
         raise DoesNotFit(

@@ -22,22 +22,19 @@ class ReleaseArm:
     def __init__(self, release: Path, *, seed: int) -> None:
         self._engine = load_engine(release)
         self._settings = self._engine.release.serving
+        self._greedy = self._settings.model_copy(update={"exploration": Exploration(kind="none")})
         self._scorer = Scorer(seed=seed)
         self.generation = self._engine.release.id
         self.policy = policy_name(self._settings.exploration)
-
-    def best(self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, k: int) -> list[str]:
-        greedy = self._settings.model_copy(update={"exploration": Exploration(kind="none")})
-        asked = self._asked(user, time_ms, context, taken, ())
-        answer = self._scorer.submit(self._engine, greedy, asked, k).result()
-        return [one.item_id for one in answer.items]
 
     def respond(
         self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
     ) -> Response:
         asked = self._asked(user, time_ms, context, taken, blocked)
-        answer = self._scorer.submit(self._engine, self._settings, asked, k).result()
-        return Response(answer.items, answer.features, answer.num_candidates)
+        answer = greedy = self._scorer.submit(self._engine, self._settings, asked, k).result()
+        if self._settings.exploration.kind != "none":
+            greedy = self._scorer.submit(self._engine, self._greedy, asked, k).result()
+        return Response(answer.items, [one.item_id for one in greedy.items], answer.features, answer.num_candidates)
 
     def close(self) -> None:
         self._scorer.close()
@@ -51,29 +48,25 @@ class ReleaseArm:
 
 
 class PopularArm:
-    """The items taken most often until the period began; what a user has taken is left out."""
+    """The items taken most often until the period began; what a user has met in the seed, or taken since, is left out."""
 
     generation, policy = "popularity", "greedy"
 
     def __init__(self, log: RealLog, seed_end_ms: int, taken: Taken) -> None:
-        rows = (log.time_ms < seed_end_ms) & log.acted
-        counts = Counter(log.item[rows].tolist())
+        rows = log.time_ms < seed_end_ms
+        counts = Counter(log.item[rows & log.acted].tolist())
         counts.update(item for some in taken.values() for _, item in some)
         self._order = [item for item, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
         self._seen: dict[str, set[str]] = defaultdict(set)
         for user, item in zip(log.user[rows].tolist(), log.item[rows].tolist(), strict=True):
             self._seen[user].add(item)
 
-    def best(self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, k: int) -> list[str]:
-        return self._top(user, taken, (), k)
-
     def respond(
         self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
     ) -> Response:
         items = self._top(user, taken, blocked, k)
-        return Response(
-            tuple(Shown(item_id=item, position=place, score=0.0, propensity=1.0) for place, item in enumerate(items))
-        )
+        shown = (Shown(item_id=item, position=place, score=0.0, propensity=1.0) for place, item in enumerate(items))
+        return Response(tuple(shown), items)
 
     def close(self) -> None:
         pass

@@ -1,13 +1,16 @@
 """Who asks in a period, what they are shown, and how they react: as they really did in that period.
 
 A reaction is known only for items that the user met in the log. What they would have made of another item nobody knows:
-it counts as not taken. That holds for all arms alike, and makes every hit rate here a lower bound. Items of later
-periods count as not taken, too: an arm that showed them early could not be right about them a second time.
+in what is measured it counts as not taken. That holds for all arms alike, and makes every hit rate here a lower bound.
+Items of later periods count as not taken, too: an arm that showed them early could not be right about them a second
+time. A log that also tells what was met and left alone says more of what is shown than that it was not taken; there,
+only items that the user met go into the served log, as those that were looked at: the others would teach that whatever
+is recommended is left alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,6 +27,8 @@ Taken = dict[str, list[tuple[int, str]]]
 @dataclass(frozen=True)
 class Response:
     items: tuple[Shown, ...]
+    best: Sequence[str]
+    """What it would have been without chance: its quality is measured by this."""
     features: Mapping[str, Encoded] = field(default_factory=dict)
     num_candidates: int = 0
 
@@ -33,10 +38,6 @@ class Recommender(Protocol):
 
     generation: str
     policy: str
-
-    def best(self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, k: int) -> list[str]:
-        """Without chance: what its quality is measured by."""
-        ...
 
     def respond(
         self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
@@ -68,18 +69,14 @@ def replay(
     """Each user who took something in the span asks `requests` times, spread over their events; adds to `taken`."""
     in_span = np.flatnonzero((log.time_ms >= span[0]) & (log.time_ms < span[1]) & log.acted)
     rows_of: dict[str, list[int]] = {}
-    for taken_row in in_span:
-        rows_of.setdefault(str(log.user[taken_row]), []).append(int(taken_row))
+    for in_row in in_span:
+        rows_of.setdefault(str(log.user[in_row]), []).append(int(in_row))
     to_take = {user: {str(log.item[row]): row for row in reversed(rows)} for user, rows in rows_of.items()}
+    met = met_in(log, span) if log.says_what_was_left else None
     impressions, actions, came = [], [], []
-    recalls, gains = [], []
+    recalls, gains, first_recalls = [], [], []
     shown_items: Counter[str] = Counter()
     for user, rows in sorted(rows_of.items()):
-        wanted = {str(log.item[row]) for row in rows}
-        first = rows[0]
-        best = recommender.best(user, int(log.time_ms[first]), log.context[first], taken, k)
-        recalls.append(len(wanted & set(best)) / min(k, len(wanted)))
-        gains.append(ndcg(best, wanted))
         blocked: list[str] = []
         clock_ms = 0
         for number in range(min(requests, len(rows))):
@@ -87,28 +84,35 @@ def replay(
             # Many events of one user share a second, and an action comes after what was shown.
             time_ms = clock_ms = max(int(log.time_ms[row]), clock_ms + 1)
             said = recommender.respond(user, time_ms, log.context[row], taken, blocked, k)
+            if wanted := set(to_take[user]):
+                recalls.append(len(wanted & set(said.best)) / min(k, len(wanted)))
+                gains.append(ndcg(said.best, wanted))
+                if number == 0:
+                    first_recalls.append(recalls[-1])
             request_id = f"{name}-{user}-{number}"
-            impressions.append(
-                Impression(
-                    request_id=request_id,
-                    time_ms=time_ms,
-                    generation=recommender.generation,
-                    user_id=user,
-                    policy=recommender.policy,
-                    context=dict(log.context[row]),
-                    features=dict(said.features),
-                    items=said.items,
-                    num_candidates=said.num_candidates,
+            looked_at = said.items if met is None else tuple(one for one in said.items if one.item_id in met[user])
+            if looked_at:
+                impressions.append(
+                    Impression(
+                        request_id=request_id,
+                        time_ms=time_ms,
+                        generation=recommender.generation,
+                        user_id=user,
+                        policy=recommender.policy,
+                        context=dict(log.context[row]),
+                        features=dict(said.features),
+                        items=looked_at,
+                        num_candidates=said.num_candidates,
+                    )
                 )
-            )
             for one in said.items:
                 blocked.append(one.item_id)
                 shown_items[one.item_id] += 1
-                met = to_take[user].pop(one.item_id, None)
-                if met is None:
+                taken_row = to_take[user].pop(one.item_id, None)
+                if taken_row is None:
                     continue
                 clock_ms += 1
-                for kind, value in log.actions[met].items():
+                for kind, value in log.actions[taken_row].items():
                     actions.append(
                         Action(
                             action_id=f"{request_id}-{one.item_id}-{kind}",
@@ -128,6 +132,7 @@ def replay(
     measures = {
         f"recall@{k}": float(np.mean(recalls)),
         f"ndcg@{k}": float(np.mean(gains)),
+        f"first_recall@{k}": float(np.mean(first_recalls)),
         "hit_rate": len(came) / max(1, shown),
         "users": float(len(rows_of)),
         "shown": float(shown),
@@ -137,6 +142,14 @@ def replay(
         "amplification": popular_shown / popular_taken if popular_taken else 0.0,
     }
     return Replayed(impressions, actions, measures, came)
+
+
+def met_in(log: RealLog, span: tuple[int, int]) -> dict[str, set[str]]:
+    """By user: what they met in the period, taken or not."""
+    met: dict[str, set[str]] = defaultdict(set)
+    for row in np.flatnonzero((log.time_ms >= span[0]) & (log.time_ms < span[1])):
+        met[str(log.user[row])].add(str(log.item[row]))
+    return met
 
 
 def ndcg(best: Sequence[str], wanted: set[str]) -> float:

@@ -39,6 +39,8 @@ class RealLog:
     """By row: kind and value of each action."""
     context: tuple[dict[str, Any], ...]
     """By row: what the caller knew."""
+    says_what_was_left: bool
+    """Whether rows that were not taken are items that the user met and left alone."""
     raw: Path
     table: pa.Table
     """As it was read, by time."""
@@ -102,6 +104,7 @@ def read_log(name: str, raw: Path) -> RealLog:
         acted=np.array([first in one for one in actions]),
         actions=tuple(actions),
         context=tuple(context),
+        says_what_was_left=name == "kuairand",
         raw=raw,
         table=table,
     )

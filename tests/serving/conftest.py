@@ -23,9 +23,12 @@ EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='ow
 """A title that would be markup, script and template, were it anything but text."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(released: tuple[Path, Release], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Over a wheel that has turned three times; every third title of its release is EVIL."""
+    """Over a wheel that has turned three times; every third title of its release is EVIL.
+
+    One for each module: what is shown counts as seen, and three answers have shown a user all of the thirty items.
+    """
     wheel = tmp_path_factory.mktemp("wheel")
     titles = {place: EVIL for place in range(0, 30, 3)}
     promote(wheel, copy_of(released[0], wheel / "generations" / "0001" / "release", "0001", titles=titles), "0001")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,9 @@ class Fixed:
     def __init__(self, items: str) -> None:
         self.items = items
 
-    def best(self, user, time_ms, context, taken, k):
-        return list(self.items)[:k]
-
     def respond(self, user, time_ms, context, taken, blocked, k):
         left = [item for item in self.items if item not in blocked][:k]
-        return Response(tuple(Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(left)))
+        return Response(tuple(Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(left)), left)
 
 
 def test_the_log_is_cut_into_periods_of_as_many_taken_items(raw):
@@ -76,7 +74,9 @@ def test_users_of_a_period_react_as_they_really_did_in_it(raw):
     assert [one.time_ms for one in done.impressions] == [200_000, 220_000, 210_000]
     assert taken == {"1": [(200_001, "c"), (220_001, "b")], "3": [(210_001, "c")]}
     assert done.measures["hit_rate"] == 3 / 5
-    assert done.measures["recall@2"] == (1 / 2 + 1 / 1) / 2
+    # Of b and c the first answer has c, the second b, which is all that is left; user 3's has c.
+    assert done.measures["recall@2"] == (1 / 2 + 1 / 1 + 1 / 1) / 3
+    assert done.measures["first_recall@2"] == (1 / 2 + 1 / 1) / 2
     assert done.measures["popular_shown"] == 1 / 5  # b, once of five
     assert done.measures["popular_taken"] == 1 / 3
     assert done.measures["amplification"] == pytest.approx(3 / 5)
@@ -89,6 +89,19 @@ def test_what_a_user_takes_in_a_later_period_is_not_taken_in_this_one(raw):
     assert done.measures["recall@2"] == 1.0
 
 
+def test_of_a_log_that_says_what_was_left_only_what_was_met_goes_into_the_served_log(raw):
+    log = replace(read_log("ml-100k", raw), says_what_was_left=True)
+    log.acted[3] = False  # user 1 met b and left it alone
+    done = replay(log, Fixed("cxb"), {}, (200_000, 250_000), set(), name="n", k=3, requests=1)
+    assert [(one.user_id, [item.item_id for item in one.items]) for one in done.impressions] == [
+        ("1", ["c", "b"]),
+        ("3", ["c"]),
+    ]
+    assert [item.position for item in done.impressions[0].items] == [0, 2]
+    assert [(one.user_id, one.item_id) for one in done.actions] == [("1", "c"), ("3", "c")]
+    assert done.measures["hit_rate"] == 2 / 6
+
+
 def test_ndcg_is_1_where_the_wanted_come_first_and_falls_with_their_place():
     assert ndcg(["a", "b", "x"], {"a", "b"}) == 1
     assert ndcg(["x", "a"], {"a"}) == pytest.approx(1 / np.log2(3))
@@ -98,9 +111,10 @@ def test_ndcg_is_1_where_the_wanted_come_first_and_falls_with_their_place():
 def test_popular_items_are_those_of_the_seed_and_of_what_was_taken_since_without_a_users_own(raw):
     log = read_log("ml-100k", raw)
     arm = PopularArm(log, 200_000, {"9": [(1, "c"), (2, "c")], "8": [(1, "c")]})
-    assert arm.best("4", 0, {}, {}, 3) == ["c", "a", "b"]
-    assert arm.best("1", 0, {}, {}, 3) == ["c", "b"]
-    assert arm.best("1", 0, {}, {"1": [(1, "c")]}, 3) == ["b"]
+    assert arm.respond("4", 0, {}, {}, (), 3).best == ["c", "a", "b"]
+    assert arm.respond("1", 0, {}, {}, (), 3).best == ["c", "b"]
+    assert arm.respond("1", 0, {}, {"1": [(1, "c")]}, (), 3).best == ["b"]
+    assert arm.respond("4", 0, {}, {}, ("c",), 1).best == ["a"]
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):

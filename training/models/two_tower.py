@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schemas.features import PADDING_IDX, Feature, FeatureTransform
+from schemas.features import NUM_RESERVED, PADDING_IDX, Feature, FeatureTransform
 from training.batch import Batch
 from training.models.item_vectors import ItemVectors
 from training.models.retriever import FeatureEmbedding, mean_over_list
 from training.recipe import ModelSettings
 
 _SCALE = 0.05  # of the initial vectors: sums of several of them start well below one
+_UNSEEN_COUNT = 0.5  # added to every count: half of what an item seen once has
 
 
 class TwoTower(nn.Module):
@@ -26,7 +27,9 @@ class TwoTower(nn.Module):
     vector, a bias.
 
     While it trains, history items are left out at random (`history_dropout`), so that no single one decides; this is
-    what the denoising of Mult-DAE does (Liang et al. 2018, section 2.3).
+    what the denoising of Mult-DAE does (Liang et al. 2018, section 2.3). With a popularity prior an item's score begins
+    at the logarithm of its count in train: what is learned is by how much a user differs from that, a user of whom
+    nothing is known is shown what is popular, and weight decay draws towards it.
     """
 
     def __init__(
@@ -34,10 +37,12 @@ class TwoTower(nn.Module):
         vector_width: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.item_prior: Tensor | None
         width, num_items = settings.width, transform.vocabularies["item"].size
         self.settings = settings
         self.about_item = FeatureEmbedding(transform.of("items"), transform, width)
         self.item_bias = nn.Parameter(torch.zeros(num_items))
+        self.register_buffer("item_prior", torch.zeros(num_items) if settings.popularity_prior else None)
         self.item_feature_names = list(item_features)
         for name, values in item_features.items():
             self.register_buffer(f"item_feature_{name}", values)
@@ -56,6 +61,12 @@ class TwoTower(nn.Module):
                 table.weight.data[PADDING_IDX] = 0
         self.item_vectors = ItemVectors(num_items, vector_width, width) if vector_width else None
 
+    def fill_prior(self, counts_N: Tensor) -> None:
+        """From how often each item stands in train, item_idx NUM_RESERVED first; of a mean of zero, as the biases."""
+        assert self.item_prior is not None
+        log_N = (counts_N.to(self.item_prior) + _UNSEEN_COUNT).log()
+        self.item_prior[NUM_RESERVED:] = log_N - log_N.mean()
+
     @property
     def columns(self) -> tuple[str, ...]:
         return ("history", *(self.about_user.columns if self.about_user is not None else ()))
@@ -71,9 +82,7 @@ class TwoTower(nn.Module):
         history_BL = batch["history"].long()
         held_BL = history_BL != PADDING_IDX
         if self.training:
-            held_BL = held_BL & (
-                torch.rand(history_BL.shape, device=history_BL.device) >= self.settings.history_dropout
-            )
+            held_BL = held_BL & (torch.rand(history_BL.shape, device=history_BL.device) >= self._left_out(history_BL))
         user_BD = self._mean_of_past(history_BL, held_BL)
         if self.recent_items is not None and self.recency is not None:
             user_BD = user_BD + self._mean_of_recent(history_BL, held_BL, self.recent_items, self.recency)
@@ -87,7 +96,14 @@ class TwoTower(nn.Module):
         item_MD = self.about_item({"item_idx": item_idx_M, **columns})
         if self.item_vectors is not None:
             item_MD = item_MD + self.item_vectors(item_idx_M)
-        return torch.cat([item_MD, self.item_bias[item_idx_M].unsqueeze(1)], dim=1)
+        bias_N = self.item_bias if self.item_prior is None else self.item_bias + self.item_prior
+        return torch.cat([item_MD, bias_N[item_idx_M].unsqueeze(1)], dim=1)
+
+    def _left_out(self, history_BL: Tensor) -> Tensor | float:
+        """Share of the history: of each row, shape (B, 1), or one for all."""
+        if self.settings.history_dropout == "uniform":
+            return torch.rand(len(history_BL), 1, device=history_BL.device)
+        return self.settings.history_dropout
 
     def _mean_of_past(self, history_BL: Tensor, held_BL: Tensor) -> Tensor:
         """Mean over the items held, without a look-up for padding: most histories are short."""
