@@ -137,11 +137,10 @@ def plan_warm_start(bundle: Path, snapshot: Snapshot, recipe: Recipe, ranks: Ran
             f"--warm-start: vectors of {bundle} have {before.model.width} numbers, the recipe's {recipe.model.width}: "
             f"set model.width={before.model.width}, or train without it."
         )
-    if _has_prior(before) != _has_prior(recipe):
+    if (had := _has_prior(before)) != _has_prior(recipe):
         raise DoesNotFit(
-            f"--warm-start: {bundle} was trained {'with' if _has_prior(before) else 'without'} a popularity prior, which "
-            f"its items' biases go with: set model.popularity_prior={str(_has_prior(before)).lower()}, or train without "
-            "it."
+            f"--warm-start: {bundle} was trained {'with' if had else 'without'} a popularity prior, and its items' biases "
+            f"go with that: set model.popularity_prior={str(had).lower()}, or train without it."
         )
     if before.optimizer.table_optimizer != recipe.optimizer.table_optimizer:
         raise DoesNotFit(

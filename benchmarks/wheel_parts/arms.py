@@ -48,7 +48,7 @@ class ReleaseArm:
 
 
 class PopularArm:
-    """The items taken most often until the period began; what a user has met in the seed, or taken since, is left out."""
+    """The items taken most often until the period began, without what a user met in the seed or has taken since."""
 
     generation, policy = "popularity", "greedy"
 

@@ -20,9 +20,9 @@ from training.models.two_tower import TwoTower
 from training.ranks import OneRank
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder
-from training.tasks import task_of
+from training.tasks import fresh_model, task_of
 
-RECIPES = ("two_tower", "two_tower_user", "matrix_factorisation", "sasrec")
+RECIPES = ("two_tower", "two_tower_user", "two_tower_new_users", "matrix_factorisation", "sasrec")
 
 
 def small(name: str, *overrides: str) -> Recipe:
@@ -117,6 +117,35 @@ def test_every_parameter_takes_part_in_a_step_even_on_a_rank_without_rows(url, n
     for parameter_name, parameter in learner.task.model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
+
+
+def test_with_a_popularity_prior_an_untrained_model_shows_a_new_user_what_is_popular(url):
+    recipe, snapshot = small("two_tower_new_users"), open_snapshot(url)
+    catalogue = read_catalogue(snapshot)
+    model = fresh_model(snapshot, catalogue, recipe, OneRank(), torch.device("cpu")).eval()
+    assert isinstance(model, TwoTower)
+    scores = model.users(users([[0] * HISTORY])) @ model.items(torch.arange(3, 3 + NUM_ITEMS)).T
+    # Half a count is added, so that an item that train has not can be scored; the mean is taken away.
+    expected = (catalogue.counts + 0.5).log()
+    assert torch.allclose(scores[0], (expected - expected.mean()).float(), atol=1e-5)
+    assert "item_prior" not in dict(model.named_parameters())
+    assert "item_prior" in model.state_dict()
+    assert "item_prior" not in build_model(small("two_tower"), snapshot.transform).state_dict()
+
+
+def test_a_uniform_history_dropout_leaves_out_any_share_while_training_and_nothing_after_it(url):
+    model = build_model(small("two_tower_new_users", "model.dropout=0"), open_snapshot(url).transform)
+    assert isinstance(model, TwoTower)
+    with torch.no_grad():
+        model.past_items.weight[5] = torch.arange(1.0, 9.0)
+        model.past_items.weight[6] = torch.arange(1.0, 9.0)
+    torch.manual_seed(0)
+    with_both = users([[0, 0, 5, 6]] * 3000)
+    assert model.eval().users(with_both)[:, 0].unique().tolist() == [1.0]
+    # Of two items with a share r left out both go with probability r^2, whose mean over r is a third; one alone has
+    # the same mean vector as both.
+    gone = model.train().users(with_both)[:, 0] == 0
+    assert gone.float().mean().item() == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_settings_that_do_not_fit_the_snapshot_say_what_to_change(url):

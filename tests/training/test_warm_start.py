@@ -27,7 +27,7 @@ from training.run_folder import RunFolder
 from training.tasks import catalogue_of, fresh_model
 from training.train import main, train
 from training.vocabularies import Renumbering
-from training.warm_start import WarmStart, plan_warm_start
+from training.warm_start import DoesNotFit, WarmStart, plan_warm_start
 
 CPU = torch.device("cpu")
 SMALL = ["model.width=4", "epochs=2", "batch_size_per_rank=64", "optimizer.learning_rate=0.02"]
@@ -236,6 +236,20 @@ def test_what_cannot_be_taken_over_is_refused_in_one_line(urls, dlrm, tmp_path, 
     with pytest.raises(UserError, match=says):
         trained(urls[1], tmp_path / "run", read_recipe(recipe, [*RANKER, *overrides]), dlrm)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_popularity_prior_is_the_new_snapshots_and_goes_with_models_that_had_one(urls, tmp_path):
+    settings = [*SMALL, "epochs=1", "model.popularity_prior=true", "model.recent=2"]
+    recipe, snapshot = read_recipe("two_tower", settings), open_snapshot(urls[1])
+    bundle = trained(urls[0], tmp_path / "run", recipe)
+    model, _ = warmed(bundle, snapshot, recipe)
+    old, fresh = load_bundle(bundle).model, fresh_model(snapshot, catalogue_of(snapshot), recipe, OneRank(), CPU)
+    assert torch.equal(model.item_prior, fresh.item_prior)
+    assert not torch.equal(model.item_prior, old.item_prior)
+    assert model.item_bias[NEW_ITEMS.index("i12") + 3] == old.item_bias[15]
+    without = read_recipe("two_tower", [*settings, "model.popularity_prior=false"])
+    with pytest.raises(DoesNotFit, match=r"was trained with a popularity prior.* set model\.popularity_prior=true, or"):
+        plan_warm_start(bundle, snapshot, without, OneRank())
 
 
 def test_another_model_begins_anew_and_says_so_where_that_was_asked_for(urls, dlrm, tmp_path, capsys):

@@ -44,7 +44,9 @@ class Fixed:
 
     def respond(self, user, time_ms, context, taken, blocked, k):
         left = [item for item in self.items if item not in blocked][:k]
-        return Response(tuple(Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(left)), left)
+        return Response(
+            tuple(Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(left)), left
+        )
 
 
 def test_the_log_is_cut_into_periods_of_as_many_taken_items(raw):
