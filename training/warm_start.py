@@ -139,8 +139,8 @@ def plan_warm_start(bundle: Path, snapshot: Snapshot, recipe: Recipe, ranks: Ran
         )
     if (had := _has_prior(before)) != _has_prior(recipe):
         raise DoesNotFit(
-            f"--warm-start: {bundle} was trained {'with' if had else 'without'} a popularity prior, which the biases of "
-            f"its items go with: set model.popularity_prior={str(had).lower()}, or train without it."
+            f"--warm-start: {bundle} was trained {'with' if had else 'without'} a popularity prior, which its "
+            f"items' biases go with: set model.popularity_prior={str(had).lower()}, or train without it."
         )
     if before.optimizer.table_optimizer != recipe.optimizer.table_optimizer:
         raise DoesNotFit(
