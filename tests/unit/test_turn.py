@@ -117,7 +117,9 @@ def test_another_recipe_is_something_new_and_another_trigger_is_not(wheel):
     wheel.wheel.write_text(text.replace("every_hours: 24", "every_hours: 1"))
     run(wheel)
     assert len(wheel.generations()) == 1
-    wheel.wheel.write_text(text.replace("epochs=15", "epochs=3"))
+    wheel.wheel.write_text(
+        text.replace("{recipe: two_tower_new_users}", "{recipe: two_tower_new_users, set: [epochs=3]}")
+    )
     run(wheel)
     assert len(wheel.generations()) == 2
 
@@ -125,7 +127,7 @@ def test_another_recipe_is_something_new_and_another_trigger_is_not(wheel):
 def test_an_edited_recipe_of_the_wheels_own_is_something_new(wheel):
     recipe = wheel.path / "mine.yaml"
     recipe.write_text("epochs: 3")
-    wheel.wheel.write_text(wheel.wheel.read_text().replace("recipe: two_tower", "recipe: mine.yaml"))
+    wheel.wheel.write_text(wheel.wheel.read_text().replace("recipe: two_tower_new_users", "recipe: mine.yaml"))
     run(wheel)
     run(wheel)
     assert len(wheel.generations()) == 1
@@ -211,7 +213,11 @@ def test_a_turn_killed_as_its_release_went_into_service_ends_with_that_and_leave
     (wheel.path / "kill.promote").unlink()
     ran(wheel)
     # The recipe has changed, too: what is in service is not made anew by it.
-    wheel.wheel.write_text(wheel.wheel.read_text().replace("epochs=15", "epochs=3"))
+    wheel.wheel.write_text(
+        wheel.wheel.read_text().replace(
+            "{recipe: two_tower_new_users}", "{recipe: two_tower_new_users, set: [epochs=3]}"
+        )
+    )
     assert run(wheel) == 0
     assert ran(wheel) == []
     ended = turn_of(wheel, 2)
@@ -251,7 +257,11 @@ def test_a_step_whose_inputs_changed_since_it_was_done_is_done_again_from_nothin
     (wheel.path / "fail.evaluate").unlink()
     left = wheel.generation(1).run("retriever") / "of other settings"
     left.touch()
-    wheel.wheel.write_text(wheel.wheel.read_text().replace("epochs=15", "epochs=3"))
+    wheel.wheel.write_text(
+        wheel.wheel.read_text().replace(
+            "{recipe: two_tower_new_users}", "{recipe: two_tower_new_users, set: [epochs=3]}"
+        )
+    )
     assert run(wheel) == 0
     assert ran(wheel) == ["train", "evaluate", "release", "gate", "promote"]
     assert not left.exists()
@@ -341,7 +351,7 @@ def test_a_mistaken_name_of_a_wheel_is_answered_with_the_nearest(tmp_path):
 
 def test_relative_places_in_a_wheel_count_from_its_folder(tmp_path):
     begin_wheel(tmp_path, "ml-100k")
-    text = (tmp_path / "wheel.yaml").read_text().replace("recipe: two_tower", "recipe: mine.yaml")
+    text = (tmp_path / "wheel.yaml").read_text().replace("recipe: two_tower_new_users", "recipe: mine.yaml")
     (tmp_path / "wheel.yaml").write_text(text.replace("contract: ml-100k", "contract: own/contract.yaml"))
     settings = WheelFolder(tmp_path).settings()
     assert settings.raw == str(tmp_path / "raw")
