@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipelines import promote
 from schemas.gate import CheckResult, GateRules, GateVerdict
 from schemas.release import read_release
+from tests.postgres import running_postgres
 from tests.unit.generations_on_disk import NOW, write, write_release
 from training import register_release
 
@@ -48,8 +50,19 @@ def champion(uri: str) -> tuple[str, dict[str, str]]:
     return str(found.version), dict(found.tags)
 
 
-def test_the_champion_of_the_registry_follows_promotion_and_rollback(tmp_path, capfd):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'mlflow.db'}"
+        return
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        pytest.skip("no PostgreSQL server: apt-get install postgresql")
+    with running_postgres() as server:
+        monkeypatch.setenv("PGPASSWORD", server.password)
+        yield server.store("registry")
+
+
+def test_the_champion_of_the_registry_follows_promotion_and_rollback(uri, tmp_path, capfd):
     challenger = judged_release(tmp_path, 1)
     asked = ["--release", str(challenger), "--track", uri, "--model", "videos", "--alias", "challenger"]
     assert register_release.main(asked) == 0
