@@ -27,6 +27,33 @@ def release_of(path: Path, champion: Champion) -> Path:
     return path.parent / champion.release
 
 
+def load_champion(path: Path, champion: Champion, load: Callable[[Path], Engine] = load_engine) -> Engine:
+    """UserError where its release cannot serve, or is another than the one that was promoted."""
+    engine = load(release_of(path, champion))
+    if engine.release.id != champion.id:
+        raise UserError(f"{path} names {champion.id}, and its folder holds {engine.release.id}.")
+    return engine
+
+
+def first_in_service(path: Path) -> tuple[Champion, Engine]:
+    """The champion, or the newest of those before it that can serve; where none can, the champion's UserError.
+
+    A server that is started again beside a champion which has gone bad answers with what was there before: it is the
+    follower that says so from then on, and that takes the champion when it is whole.
+    """
+    champion: Champion | None = champion_of(path)
+    reasons: list[UserError] = []
+    while champion is not None:
+        try:
+            return champion, load_champion(path, champion)
+        except UserError as error:
+            reasons.append(error)
+            if champion.before is not None:
+                complain(f"serve: {champion.id} cannot serve, {champion.before.id} is tried: {error}")
+            champion = champion.before
+    raise reasons[0]
+
+
 class Follower:
     """A thread that looks whether champion.json is another file than it was.
 
@@ -74,9 +101,7 @@ class Follower:
         try:
             champion = champion_of(self._path)
             if (champion.release, champion.id) != (self._in_service.release, self._in_service.id):
-                engine = self._load(release_of(self._path, champion))
-                if engine.release.id != champion.id:
-                    raise UserError(f"{self._path} names {champion.id}, and its folder holds {engine.release.id}.")
+                engine = load_champion(self._path, champion, self._load)
                 if self._over:
                     return
                 self._swap(engine)

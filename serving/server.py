@@ -27,7 +27,7 @@ from serving.app import build_app
 from serving.append_log import AppendLog, Fsync
 from serving.connection import BoundedConnection
 from serving.engine import Engine, load_engine
-from serving.follow import Follower, champion_of, release_of
+from serving.follow import Follower, first_in_service
 from serving.front import stand_before
 from serving.keys import keys_for, make_key
 from serving.limits import Limits
@@ -81,12 +81,10 @@ class Server:
         first: Champion | None = None
         if options.wheel is not None:
             assert options.champion is not None
-            first = champion_of(options.champion)
-            folder = release_of(options.champion, first)
+            first, engine = first_in_service(options.champion)
         else:
             assert options.release is not None
-            folder = options.release
-        engine = load_engine(folder)
+            engine = load_engine(options.release)
         self._recent = recent_of(engine.release)
         self._covered_from_ms = engine.release.last_event_time_ms
         self.logs: dict[Kind, AppendLog] = {

@@ -17,7 +17,7 @@ from schemas.contract import Column
 from schemas.features import NUM_RESERVED, CyclicFeature, HashFeature, IndexFeature, PastFeature
 from schemas.feedback import FeedbackRules, LabelRule
 from schemas.manifest import MANIFEST, DataFile, Manifest
-from schemas.release import Champion, Release
+from schemas.release import Champion, Release, read_champion
 from schemas.settings import digest_of
 from schemas.wheel import CHAMPION, ServingSettings
 from serving.pack import pack
@@ -165,7 +165,8 @@ def make_release(
 
 def make_champion(wheel: Path, release: Path, release_id: str) -> Path:
     """Point the wheel's champion.json at a release, in one step, as `headrace promote` does."""
-    champion = Champion(release=str(release), id=release_id, promoted_at="2024-01-01T00:00:00+00:00")
+    before = read_champion(wheel / CHAMPION)
+    champion = Champion(release=str(release), id=release_id, promoted_at="2024-01-01T00:00:00+00:00", before=before)
     draft = wheel / f".{CHAMPION}.{digest_of(release_id)[:8]}"
     draft.write_text(champion.model_dump_json(), encoding="utf-8")
     return draft.replace(wheel / CHAMPION)

@@ -146,6 +146,38 @@ def test_a_promoted_release_takes_over_without_a_failed_request_and_a_broken_one
     assert {answer.json()["request_id"] for answer in answers} <= set(logged(wheel / "logs"))
 
 
+def test_a_server_started_beside_a_broken_champion_answers_with_the_one_before_until_it_is_whole(wheel):
+    make_champion(wheel, Path("0002"), "0002")
+    users = (wheel / "0002" / "users.arrow").read_bytes()
+    (wheel / "0002" / "users.arrow").write_bytes(b"")
+    with serving("--wheel", str(wheel), logs=wheel / "logs") as (client, process):
+
+        def until(says: Any) -> None:
+            deadline = time.monotonic() + 20
+            while not says(client.get("/healthz").json()):
+                assert time.monotonic() < deadline, client.get("/healthz").json()
+                time.sleep(0.05)
+
+        until(lambda health: health["status"] == "degraded")
+        health = client.get("/healthz").json()
+        assert health["generation"] == "0001"
+        assert "users.arrow was changed" in health["problem"]
+        assert client.post("/recommend", json={"user_id": "u1"}).json()["generation"] == "0001"
+        (wheel / "0002" / "users.arrow").write_bytes(users)
+        process.send_signal(signal.SIGHUP)
+        until(lambda health: health == health | {"status": "ok", "generation": "0002"})
+
+
+def test_where_no_release_can_serve_the_champions_reason_is_told(wheel, capsys):
+    for number in ("0002", "0001"):
+        (wheel / number / "users.arrow").write_bytes(b"")
+    make_champion(wheel, Path("0002"), "0002")
+    assert main(["--wheel", str(wheel), "--port", "0"]) == 2
+    tried, reason = capsys.readouterr().err.splitlines()
+    assert tried.startswith("serve: 0002 cannot serve, 0001 is tried: ")
+    assert "0002: users.arrow was changed" in reason
+
+
 def test_what_was_answered_is_there_after_a_kill_and_is_known_after_a_new_start(wheel):
     acknowledged = {}
     with serving("--wheel", str(wheel), logs=wheel / "logs") as (client, process):
