@@ -110,9 +110,12 @@ def benchmark(folder: Path, raw: Path, setting: Setting, seeds: list[int], arms:
             results[arm][seed] = run_arm(folder / f"seed-{seed}", arm, log, setting, seed)
     show(results, setting)
     draw(results, folder / "wheel.png", SHOWN)
-    last = {arm: {key: mean_over(by_seed, key, last=2) for key in SHOWN} for arm, by_seed in results.items()}
+    means = {
+        arm: {key: round(statistics.mean(after_first_turn(rows, key) for rows in by_seed.values()), 4) for key in SHOWN}
+        for arm, by_seed in results.items()
+    }
     refused = {arm: sum(num_refused(rows) for rows in by_seed.values()) for arm, by_seed in results.items()}
-    said = {"benchmark": "wheel", **asdict(setting), "seeds": seeds, "last_two_periods": last, "refused": refused}
+    said = {"benchmark": "wheel", **asdict(setting), "seeds": seeds, "after_first_turn": means, "refused": refused}
     return {**said, "plot": str(folder / "wheel.png")}
 
 
@@ -120,26 +123,28 @@ def num_refused(rows: list[dict[str, Any]]) -> int:
     return sum(row["outcome"] == "refused" for row in rows)
 
 
-def mean_over(by_seed: dict[int, list[dict[str, Any]]], key: str, *, last: int) -> float:
-    return round(statistics.mean(row[key] for rows in by_seed.values() for row in rows[-last:]), 4)
+def after_first_turn(rows: list[dict[str, Any]], key: str) -> float:
+    """Mean over the periods that a wheel has turned before; in the first all of one seed's wheels are alike."""
+    return statistics.mean(row[key] for row in rows[1:] or rows)
 
 
 def show(results: dict[str, dict[int, list[dict[str, Any]]]], setting: Setting) -> None:
-    """A row an arm and period, mean over the seeds; ± half of what the seeds range over."""
-    title = f"Replay of {setting.data}: {setting.generations} periods, {setting.requests} requests of {ITEMS} a user"
+    """A row a measure and arm, a column a period: means over the seeds, and what the seeds range over."""
+    title = f"Replay of {setting.data}: means over the seeds, {setting.requests} requests of {ITEMS} a user at most"
     table = Table(title=title, title_justify="left")
-    for name in ("arm", "period", *SHOWN, "refused"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
-    for arm, by_seed in results.items():
+    for name in ("measure", "arm"):
+        table.add_column(name)
+    for name in (*map(str, range(setting.generations)), "after 0", "of seeds"):
+        table.add_column(name, justify="right")
+    for key in SHOWN:
         table.add_section()
-        for period in range(setting.generations):
-            rows = [found[period] for found in by_seed.values()]
-            cells = []
-            for key in SHOWN:
-                values = [row[key] for row in rows]
-                cells.append(f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}")
-            table.add_row(arm, str(period), *cells, str(num_refused(rows)))
-    Console(width=120).print(table)
+        for arm, by_seed in results.items():
+            of_periods = zip(*by_seed.values(), strict=True)
+            cells = [f"{statistics.mean(row[key] for row in rows):.3f}" for rows in of_periods]
+            of_seeds = [after_first_turn(rows, key) for rows in by_seed.values()]
+            cells += [f"{statistics.mean(of_seeds):.4f}", f"{min(of_seeds):.4f} to {max(of_seeds):.4f}"]
+            table.add_row(key, arm, *cells)
+    Console(width=150).print(table)
 
 
 def main(arguments: list[str] | None = None) -> int:

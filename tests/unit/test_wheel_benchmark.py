@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.wheel import ITEMS, Setting, check_same
+from benchmarks.wheel import ITEMS, SHOWN, Setting, after_first_turn, check_same, show
 from benchmarks.wheel_parts.arms import PopularArm
 from benchmarks.wheel_parts.people import Response, ndcg, replay
 from benchmarks.wheel_parts.real_log import read_log
@@ -117,6 +117,19 @@ def test_popular_items_are_those_of_the_seed_and_of_what_was_taken_since_without
     assert arm.respond("1", 0, {}, {}, (), 3).best == ["c", "b"]
     assert arm.respond("1", 0, {}, {"1": [(1, "c")]}, (), 3).best == ["b"]
     assert arm.respond("4", 0, {}, {}, ("c",), 1).best == ["a"]
+
+
+def test_a_mean_is_of_the_periods_after_the_first_turn_and_each_arm_has_a_row_a_measure(capsys):
+    assert after_first_turn([{"x": 1.0}, {"x": 2.0}, {"x": 4.0}], "x") == 3.0
+    assert after_first_turn([{"x": 1.0}], "x") == 1.0
+    setting = Setting(data="ml-100k", generations=2, seed_share=0.5, requests=5, epsilon=0.1, epochs=5)
+    rows = {0: [dict.fromkeys(SHOWN, 0.25), dict.fromkeys(SHOWN, 1.25)]}
+    rows[1] = [dict.fromkeys(SHOWN, 0.5), dict.fromkeys(SHOWN, 1.5)]
+    show({"frozen": rows}, setting)
+    cells = next(line for line in capsys.readouterr().out.splitlines() if " recall@20" in line).split("│")
+    assert [cell.strip() for cell in cells[1:-1]] == [
+        "recall@20", "frozen", "0.375", "1.375", "1.3750", "1.2500 to 1.5000"
+    ]  # fmt: skip
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
