@@ -26,6 +26,7 @@ export const byId = (id) => document.getElementById(id);
 export function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
   return Number(value).toPrecision(digits).replace(/e\+?(-?\d+)$/, " × 10^$1");
 }
 
