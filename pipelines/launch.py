@@ -21,6 +21,8 @@ from schemas.errors import UserError
 ROOT = Path(__file__).parent.parent
 # Spark makes one method of a stage's joins; the JVM would interpret what has over 8,000 bytes of code.
 _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
+# Little data ends before what the JVM's second compiler makes of the code has paid for itself.
+_FOR_SMALL_DATA, _SMALL_BYTES = "-XX:TieredStopAtLevel=1", 16 << 20
 # Written by setup/spark_archive.py. Java says nothing where it is of no use, as with a jar put before Spark's own.
 _CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 _USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off"
@@ -69,6 +71,7 @@ def spark_submit(
         log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
         # Spark puts these before the extraJavaOptions of a profile or --conf, which would replace one another.
         options = [log_settings, _COMPILE_LARGE_METHODS, *([_USE_ARCHIVE] if _CLASS_ARCHIVE.exists() else [])]
+        options += [_FOR_SMALL_DATA] if is_local(master) and has_small_data(arguments) else []
         command += ["--conf", f"spark.driver.defaultJavaOptions={' '.join(options)}"]
         command += ["--conf", f"spark.executor.defaultJavaOptions={_COMPILE_LARGE_METHODS}"]
         command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]
@@ -158,6 +161,23 @@ def _without_marks(command: Sequence[str], settings: Mapping[str, str]) -> tuple
             if ended := _RANK_ENDED.match(line):
                 ends.append(int(ended[1]))
     return running.returncode, ends
+
+
+def has_small_data(arguments: Sequence[str]) -> bool:
+    """Whether all data that the arguments of a job name is known, in folders here, and little.
+
+    Folders alone say so: a job whose data comes from elsewhere, such as a database, names none that holds some.
+    """
+    total = 0
+    for argument in arguments:
+        if "://" in argument:
+            return False
+        if not argument.startswith("-") and os.path.isdir(argument):
+            for folder, _, names in os.walk(argument):
+                total += sum(os.path.getsize(os.path.join(folder, name)) for name in names)
+                if total > _SMALL_BYTES:
+                    return False
+    return total > 0
 
 
 def is_local(master: str | None) -> bool:

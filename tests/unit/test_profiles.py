@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,38 @@ def test_a_local_job_gets_a_quarter_of_the_memory_unless_somebody_says_how_much(
     assert memory() == []
 
 
-def _command(monkeypatch: pytest.MonkeyPatch, **options: object) -> list[str]:
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    (tmp_path / "raw" / "day=1").mkdir(parents=True)
+    (tmp_path / "raw" / "day=1" / "clicks").write_bytes(bytes(1000))
+    return tmp_path / "raw"
+
+
+def test_data_is_small_where_all_of_it_is_known_and_it_is_little(log: Path, tmp_path: Path) -> None:
+    assert launch.has_small_data(["--raw", str(log), "--contract", "clicks", "--out", str(tmp_path / "none")])
+    with (log / "more").open("wb") as file:
+        file.truncate(17 << 20)
+    assert not launch.has_small_data(["--raw", str(log)])
+    (log / "more").unlink()
+    (tmp_path / "empty").mkdir()
+    assert not launch.has_small_data(["--contract", "clicks", "--out", str(tmp_path / "empty")]), "a database's"
+    assert not launch.has_small_data(["--raw", str(log), "--out", "s3a://bucket/events"])
+
+
+def test_only_a_local_job_on_little_data_goes_without_the_second_compiler(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_spared(arguments: list[str], **options: object) -> bool:
+        return any("TieredStopAtLevel" in word for word in _command(monkeypatch, arguments, **options))
+
+    assert is_spared(["--raw", str(log)])
+    assert not is_spared(["--raw", str(log)], master="spark://host:7077")
+    assert not is_spared(["--out", "o"])
+
+
+def _command(
+    monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str] = ("--out", "o"), **options: object
+) -> list[str]:
     """The words with which spark-submit would be started."""
     started: list[list[str]] = []
 
@@ -110,7 +142,7 @@ def _command(monkeypatch: pytest.MonkeyPatch, **options: object) -> list[str]:
         return type("Done", (), {"returncode": 0})
 
     monkeypatch.setattr("pipelines.launch.subprocess.run", run)
-    assert launch.spark_submit("ingest", ["--out", "o"], **options) == 0  # type: ignore[arg-type]
+    assert launch.spark_submit("ingest", arguments, **options) == 0  # type: ignore[arg-type]
     (command,) = started
     return command
 
