@@ -96,8 +96,10 @@ class TwoTower(nn.Module):
         item_MD = self.about_item({"item_idx": item_idx_M, **columns})
         if self.item_vectors is not None:
             item_MD = item_MD + self.item_vectors(item_idx_M)
-        bias_N = self.item_bias if self.item_prior is None else self.item_bias + self.item_prior
-        return torch.cat([item_MD, bias_N[item_idx_M].unsqueeze(1)], dim=1)
+        bias_M = self.item_bias[item_idx_M]
+        if self.item_prior is not None:
+            bias_M = bias_M + self.item_prior[item_idx_M]
+        return torch.cat([item_MD, bias_M.unsqueeze(1)], dim=1)
 
     def _left_out(self, history_BL: Tensor) -> Tensor | float:
         """Share of the history: of each row, shape (B, 1), or one for all."""
