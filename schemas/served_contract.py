@@ -11,6 +11,7 @@ from schemas.contract import Column, Contract, Range, Source, Table, TableName
 from schemas.errors import UserError
 
 SEED, SERVED = "seed", "served"
+_ALWAYS_THERE = ("user", "item", "event_time", "label")
 EVENTS_GLOB = f"{{{SEED},{SERVED}}}/events/day=*/*.parquet"
 """Below the folder of a wheel, the events of both, whatever of the two there is."""
 
@@ -37,8 +38,8 @@ def served_contract(base: Contract, *, weighted: bool = False) -> Contract:
     """The contract that the events of the seed and of serving keep together; `weighted`: young events have a weight.
 
     The event time joins the key, where it is not in it: somebody may be shown a thing again, and that is another
-    event. Of two rows of one user, item and millisecond the first stays, as under the base. The event time's upper
-    bound, which a log that has ended may give, does not hold for what is served.
+    event. Of two rows of one user, item and millisecond the first stays, as under the base. What is neither an id, the
+    time nor a label may be null. The event time's upper bound, which a log that has ended may give, does not hold for what is served.
     """
     events = base.events
     time = events.the("event_time").name
@@ -50,7 +51,7 @@ def served_contract(base: Contract, *, weighted: bool = False) -> Contract:
                 f"contract {base.name}: events.{column.name}: events made of what was served have a column of this "
                 f"name. Name it otherwise, with `source: {events.column(column.name).raw_name}`, and ingest again."
             )
-    columns = [*map(_served, events.columns), *added]
+    columns = [*(_served(column, in_key=column.name in events.key) for column in events.columns), *added]
     tables: dict[str, Any] = {name: _entities(table, name) for name, table in base.tables().items() if name != "events"}
     return Contract(
         name=base.name,
@@ -72,15 +73,19 @@ def added_columns(base: Contract, *, weighted: bool) -> list[Column]:
     return added
 
 
-def _served(column: Column) -> Column:
-    """A column of events as served ones hold it."""
+def _served(column: Column, *, in_key: bool) -> Column:
+    """A column of events as served ones hold it.
+
+    What a caller says of a request, or an item's row, may be missing, and what only the log of before could know is:
+    with a column that may not be null every such event would go into quarantine.
+    """
     changes: dict[str, Any] = {"source": None}
+    if column.role not in _ALWAYS_THERE and not in_key:
+        changes["nullable"] = True
     if column.type == "timestamp_ms":
         changes["time_format"] = "epoch_ms"
     if column.role == "event_time" and column.range is not None:
         changes["range"] = Range(min=column.range.min) if column.range.min is not None else None
-    if column.role in ("propensity", "weight"):
-        changes["nullable"] = True
     return column.model_copy(update=changes)
 
 

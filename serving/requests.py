@@ -57,11 +57,11 @@ class Bodies:
     feedback: type[Feedback]
 
 
-def bodies_of(contract: Contract, settings: ServingSettings, from_item: Iterable[str] = ()) -> Bodies:
-    """The requests that a release of this contract takes."""
+def bodies_of(contract: Contract, settings: ServingSettings, made: Iterable[str] = ()) -> Bodies:
+    """The requests that a release of this contract takes, without the columns that feedback rules have `made`."""
     user_id, item_id = _id_of(contract.events.the("user")), _id_of(contract.events.the("item"))
     name: Any = Annotated[str, Field(min_length=1, max_length=MAX_ID, pattern=_NO_CONTROLS)]
-    context = _context(contract, set(from_item))
+    context = _context(contract, set(made))
     count = Field(ge=1, le=settings.max_items, description="How many items")
     asked: dict[str, Any] = {
         "user_id": (user_id, ...),
@@ -86,9 +86,9 @@ def bodies_of(contract: Contract, settings: ServingSettings, from_item: Iterable
     return Bodies(recommend, feedback)
 
 
-def context_columns(contract: Contract, from_item: Iterable[str] = ()) -> list[Column]:
+def context_columns(contract: Contract, made: Iterable[str] = ()) -> list[Column]:
     """Columns of events that a caller may know beforehand."""
-    left_out = {*_OF_THE_RESPONSE, *from_item}
+    left_out = {*_OF_THE_RESPONSE, *made}
     return [
         column
         for column in contract.events.columns
@@ -114,10 +114,10 @@ def _number_of(bits: int) -> Any:
     return check
 
 
-def _context(contract: Contract, from_item: set[str]) -> type[Body]:
+def _context(contract: Contract, made: set[str]) -> type[Body]:
     fields: dict[str, Any] = {
         column.name: (_type_of(column) | None, Field(default=None, description=column.meaning))
-        for column in context_columns(contract, from_item)
+        for column in context_columns(contract, made)
     }
     return create_model("Context", __base__=Body, **fields)
 

@@ -59,8 +59,9 @@ class InService:
     def of(cls, engine: Engine, settings: ServingSettings | None = None) -> InService:
         release = engine.release
         settings = settings or release.serving
-        from_item = release.feedback.from_item if release.feedback is not None else {}
-        return cls(engine, settings, bodies_of(release.contract, settings, from_item))
+        rules = release.feedback
+        made = (*rules.from_item, *rules.labels) if rules is not None else ()
+        return cls(engine, settings, bodies_of(release.contract, settings, made))
 
 
 class Service:

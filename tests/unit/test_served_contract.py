@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.launch import ROOT
 from schemas.contract import Contract, Range, read_contract
 from schemas.errors import UserError
 from schemas.feedback import read_rules
@@ -31,6 +32,24 @@ def test_the_event_time_joins_the_key_and_loses_the_end_that_a_finished_log_gave
     assert served.events.key == ("user_id", "item_id", "event_time_ms")
     assert served.events.the("event_time").range == Range(min=874684800000)
     assert served_contract(read_contract("kuairand")).events.key == ("user_id", "video_id", "time_ms")
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "kuairand"])
+def test_what_no_response_and_no_action_is_sure_to_give_may_be_null(name: str):
+    """Events of a built-in wheel would all go into quarantine for a column that nobody fills."""
+    served = served_contract(read_contract(name))
+    rules = read_rules(str(ROOT / "schemas" / "wheels" / f"{name}.yaml"))
+    must = {column.name for column in served.events.columns if not column.nullable}
+    given = {served.events.the(role).name for role in ("user", "item", "event_time")}
+    assert must == given | ({*rules.labels} & {column.name for column in served.labels.values()})
+    assert all(served.events.column(column).type for column in rules.labels), "each label is a column"
+
+
+def test_a_column_of_the_key_stays_as_it_is():
+    raw = read_contract("kuairand").model_dump(mode="json")
+    raw["events"]["key"] = ["user_id", "video_id", "time_ms", "tab"]
+    served = served_contract(Contract.model_validate(raw))
+    assert (served.events.column("tab").nullable, served.events.column("duration_ms").nullable) == (False, True)
 
 
 def test_items_and_users_are_read_from_the_seed_as_it_was_published():
