@@ -39,7 +39,8 @@ def served_contract(base: Contract, *, weighted: bool = False) -> Contract:
 
     The event time joins the key, where it is not in it: somebody may be shown a thing again, and that is another
     event. Of two rows of one user, item and millisecond the first stays, as under the base. What is neither an id, the
-    time nor a label may be null. The event time's upper bound, which a log that has ended may give, does not hold for what is served.
+    time nor a label may be null. The event time's upper bound, which a log that has ended may give, does not hold for
+    what is served.
     """
     events = base.events
     time = events.the("event_time").name
