@@ -11,6 +11,7 @@ import pytest
 from benchmarks.wheel import ITEMS, SHOWN, Setting, after_first_turn, check_same, show
 from benchmarks.wheel_parts.arms import PopularArm
 from benchmarks.wheel_parts.people import Response, ndcg, replay
+from benchmarks.wheel_parts.plot import over
 from benchmarks.wheel_parts.real_log import read_log
 from schemas.errors import UserError
 from schemas.served import Shown
@@ -130,6 +131,12 @@ def test_a_mean_is_of_the_periods_after_the_first_turn_and_each_arm_has_a_row_a_
     assert [cell.strip() for cell in cells[1:-1]] == [
         "recall@20", "frozen", "0.375", "1.375", "1.3750", "1.2500 to 1.5000"
     ]  # fmt: skip
+
+
+def test_an_arm_over_another_is_its_measure_over_that_ones_in_the_same_period_of_the_same_seed():
+    results = {"wheel": {0: [{"x": 0.3}, {"x": 0.4}]}, "frozen": {0: [{"x": 0.2}, {"x": 0.4}]}}
+    found = over(results, "frozen", "x")["wheel"][0]
+    assert [row["x over frozen's"] for row in found] == pytest.approx([1.5, 1.0])
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
