@@ -338,8 +338,9 @@ def test_a_wheel_to_begin_with_is_sound_and_speaks_of_columns_that_its_contract_
     begin_wheel(tmp_path, name, raw="/somewhere/with space")
     settings = read_wheel(tmp_path)
     assert settings.raw == "/somewhere/with space"
-    labels = {column.name for column in read_contract(settings.contract).events.columns if column.role == "label"}
-    assert set(settings.feedback.labels) == labels
+    events = read_contract(settings.contract).events
+    labels = {column.name for column in events.columns if column.role == "label"}
+    assert labels <= {*settings.feedback.labels} <= {column.name for column in events.columns}
     with pytest.raises(UserError, match="is there already"):
         begin_wheel(tmp_path, name)
 
