@@ -48,7 +48,7 @@ class Client:
     async def post(self, body: bytes) -> tuple[int, bytes]:
         """Status and body; OSError or TimeoutError where there is none."""
         async with asyncio.timeout(self._limit_s):
-            pair = self._free.pop() if self._free else await asyncio.open_connection(*self._address)
+            pair = self._unused() or await asyncio.open_connection(*self._address)
             reader, writer = pair
             try:
                 writer.write(f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -63,6 +63,15 @@ class Client:
             else:
                 self._free.append(pair)
             return int(head.split(" ", 2)[1]), answer
+
+    def _unused(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """An open connection; a server closes those that were quiet for some seconds, as it may."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         for _, writer in self._free:

@@ -33,6 +33,10 @@ _HELD = 0.99
 _SETTINGS = "name: shop\ncontract: shop\nraw: raw\nfeedback: {event: impression, labels: {clicked: {action: click}}}\n"
 
 
+# One key asks for all: what is measured is load, not how often a key may ask.
+_UNLIMITED = ("--requests-per-second", "1000000")
+
+
 def offered(server: Running, folder: Path, rate: float, seconds: float, *, key: Path | None) -> dict[str, Any]:
     """What the load generator saw at this rate, and the server's CPU time."""
     words = ["--port", str(server.port), "--bodies", f"{folder / 'bodies.jsonl'}", "--rate", f"{rate}"]
@@ -56,7 +60,7 @@ def key_of(logs: Path) -> Path | None:
 def load(results: Results, folder: Path, release: Path, given: argparse.Namespace, console: Console) -> None:
     for workers in given.workers:
         wheel = wheel_of(folder, release, f"load-{workers}")
-        words = serve("--wheel", f"{wheel}", "--workers", str(workers), *given.serve)
+        words = serve("--wheel", f"{wheel}", "--workers", str(workers), *_UNLIMITED, *given.serve)
         with running(words, folder / "logs" / f"load-{workers}.txt") as server:
             key = key_of(wheel / "logs")
             offered(server, folder, 20, 3, key=key)
@@ -73,7 +77,7 @@ def swaps(results: Results, folder: Path, releases: Sequence[Path], given: argpa
     if results.find(asked) is not None:
         return
     wheel = wheel_of(folder, releases[0], "swaps")
-    with running(serve("--wheel", f"{wheel}", *given.serve), folder / "logs" / "swaps.txt") as server:
+    with running(serve("--wheel", f"{wheel}", *_UNLIMITED, *given.serve), folder / "logs" / "swaps.txt") as server:
         key, every_s = key_of(wheel / "logs"), given.swap_every
         offered(server, folder, 20, 3, key=key)
 
