@@ -97,14 +97,15 @@ def peer(results: Results, folder: Path, release: Path, given: argparse.Namespac
     """BentoML with the same retriever, index and ranker, which writes no logs and draws no chance."""
     subprocess.run([str(PEERS / "setup.sh")], check=True)
     python = Path(os.environ.get("HEADRACE_SERVING_PEERS_VENV", launch.ROOT / ".venv-serving-peers")) / "bin" / "python"
-    words = [str(python), "-m", "benchmarks.serving_peers.start", "--release", f"{release}"]
-    with running(words, folder / "logs" / "bentoml.txt") as server:
-        offered(server, folder, 20, 3, key=None)
-        for rate in given.rates:
-            asked = {"part": "peer", "tool": "bentoml", "workers": 1, "rate": rate}
-            if results.find(asked) is None:
-                console.print(f"bentoml: {rate:g} requests a second")
-                results.add(asked, offered(server, folder, rate, given.seconds, key=None))
+    for service, tool in (("Alone", "bentoml"), ("Batching", "bentoml, batching")):
+        words = [str(python), "-m", "benchmarks.serving_peers.start", "--release", f"{release}", "--service", service]
+        with running(words, folder / "logs" / f"{service}.txt") as server:
+            offered(server, folder, 20, 3, key=None)
+            for rate in given.rates:
+                asked = {"part": "peer", "tool": tool, "workers": 1, "rate": rate}
+                if results.find(asked) is None:
+                    console.print(f"{tool}: {rate:g} requests a second")
+                    results.add(asked, offered(server, folder, rate, given.seconds, key=None))
 
 
 def wheel_of(folder: Path, release: Path, name: str) -> Path:
