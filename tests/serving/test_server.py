@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,14 @@ def serving(*arguments: str, logs: Path) -> Iterator[tuple[httpx.Client, subproc
         process.communicate(timeout=30)
 
 
+def until(client: httpx.Client, says: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait for a health check that says so."""
+    deadline = time.monotonic() + 20
+    while not says(client.get("/healthz").json()):
+        assert time.monotonic() < deadline, client.get("/healthz").json()
+        time.sleep(0.05)
+
+
 def logged(folder: Path) -> dict[str, dict[str, Any]]:
     """The impressions of all segments, by request."""
     found = {}
@@ -110,32 +118,26 @@ def test_a_promoted_release_takes_over_without_a_failed_request_and_a_broken_one
         for thread in threads:
             thread.start()
 
-        def until(says: Any) -> None:
-            deadline = time.monotonic() + 20
-            while not says(client.get("/healthz").json()):
-                assert time.monotonic() < deadline, client.get("/healthz").json()
-                time.sleep(0.05)
-
         client.post("/recommend", json={"user_id": "u1", "k": 1})
         shown = client.post("/recommend", json={"user_id": "u2", "k": 6}).json()
         act = {"request_id": shown["request_id"], "item_id": shown["items"][0]["item_id"], "user_id": "u2"}
         client.post("/feedback", json={"actions": [act | {"action": "click"}]})
         assert "headrace_recent_users 2.0" in client.get("/metrics").text
         make_champion(wheel, Path("0002"), "0002")
-        until(lambda health: health["generation"] == "0002")
+        until(client, lambda health: health["generation"] == "0002")
         assert "headrace_recent_users 1.0" in client.get("/metrics").text, "u1 has done nothing with what was shown"
         assert client.post("/recommend", json={"user_id": "u2", "k": 6}).status_code == 422
         broken = shutil.copytree(wheel / "0002", wheel / "0003")
         (broken / "users.arrow").write_bytes(b"")
         make_champion(wheel, Path("0003"), "0003")
-        until(lambda health: health["status"] == "degraded")
+        until(client, lambda health: health["status"] == "degraded")
         health = client.get("/healthz").json()
         assert health["generation"] == "0002"
         assert "users.arrow was changed" in health["problem"]
         assert "headrace_broken_release 1.0" in client.get("/metrics").text
         make_champion(wheel, Path("0001"), "0001")
         process.send_signal(signal.SIGHUP)
-        until(lambda health: health == health | {"status": "ok", "generation": "0001"})
+        until(client, lambda health: health == health | {"status": "ok", "generation": "0001"})
         over.set()
         for thread in threads:
             thread.join()
@@ -151,21 +153,14 @@ def test_a_server_started_beside_a_broken_champion_answers_with_the_one_before_u
     users = (wheel / "0002" / "users.arrow").read_bytes()
     (wheel / "0002" / "users.arrow").write_bytes(b"")
     with serving("--wheel", str(wheel), logs=wheel / "logs") as (client, process):
-
-        def until(says: Any) -> None:
-            deadline = time.monotonic() + 20
-            while not says(client.get("/healthz").json()):
-                assert time.monotonic() < deadline, client.get("/healthz").json()
-                time.sleep(0.05)
-
-        until(lambda health: health["status"] == "degraded")
+        until(client, lambda health: health["status"] == "degraded")
         health = client.get("/healthz").json()
         assert health["generation"] == "0001"
         assert "users.arrow was changed" in health["problem"]
         assert client.post("/recommend", json={"user_id": "u1"}).json()["generation"] == "0001"
         (wheel / "0002" / "users.arrow").write_bytes(users)
         process.send_signal(signal.SIGHUP)
-        until(lambda health: health == health | {"status": "ok", "generation": "0002"})
+        until(client, lambda health: health == health | {"status": "ok", "generation": "0002"})
 
 
 def test_where_no_release_can_serve_the_champions_reason_is_told(wheel, capsys):

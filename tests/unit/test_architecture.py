@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 OURS = {"schemas", "spark_jobs", "training", "serving", "pipelines", "benchmarks", "tests", "setup"}
 MAY_IMPORT = {
@@ -66,20 +68,18 @@ def test_packages_import_only_what_they_may():
     assert not wrong, wrong
 
 
-def test_serving_takes_of_training_only_what_a_bundle_needs():
+@pytest.mark.parametrize(
+    ("package", "other", "allowed"),
+    [
+        pytest.param("serving", "training", OF_TRAINING, id="serving takes of training only what a bundle needs"),
+        pytest.param("benchmarks", "spark_jobs", OF_SPARK_JOBS, id="benchmarks take only what knows nothing of Spark"),
+    ],
+)
+def test_a_package_takes_of_another_only_what_it_may(package, other, allowed):
     wrong = [
         f"{file}:{line} imports {name}"
         for file, name, line in imports()
-        if file.startswith("serving/") and name.startswith("training") and not name.startswith(OF_TRAINING)
-    ]
-    assert not wrong, wrong
-
-
-def test_benchmarks_take_of_the_spark_jobs_only_what_knows_nothing_of_spark():
-    wrong = [
-        f"{file}:{line} imports {name}"
-        for file, name, line in imports()
-        if file.startswith("benchmarks/") and name.startswith("spark_jobs") and not name.startswith(OF_SPARK_JOBS)
+        if file.startswith(f"{package}/") and name.startswith(other) and not name.startswith(allowed)
     ]
     assert not wrong, wrong
 
