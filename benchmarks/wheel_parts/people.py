@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.wheel_parts.real_log import RealLog
 from schemas.served import Action, Encoded, Impression, Shown
@@ -67,12 +68,13 @@ def replay(
     requests: int,
 ) -> Replayed:
     """Each user who took something in the span asks `requests` times, spread over their events; adds to `taken`."""
-    in_span = np.flatnonzero((log.time_ms >= span[0]) & (log.time_ms < span[1]) & log.acted)
+    met_rows = log.rows_in(span)
+    in_span = met_rows[log.acted[met_rows]]
     rows_of: dict[str, list[int]] = {}
     for in_row in in_span:
         rows_of.setdefault(str(log.user[in_row]), []).append(int(in_row))
     to_take = {user: {str(log.item[row]): row for row in reversed(rows)} for user, rows in rows_of.items()}
-    met = met_in(log, span) if log.says_what_was_left else None
+    met = items_by_user(log, met_rows) if log.says_what_was_left else None
     impressions, actions, came = [], [], []
     recalls, gains, first_recalls = [], [], []
     shown_items: Counter[str] = Counter()
@@ -144,12 +146,11 @@ def replay(
     return Replayed(impressions, actions, measures, came)
 
 
-def met_in(log: RealLog, span: tuple[int, int]) -> dict[str, set[str]]:
-    """By user: what they met in the period, taken or not."""
-    met: dict[str, set[str]] = defaultdict(set)
-    for row in np.flatnonzero((log.time_ms >= span[0]) & (log.time_ms < span[1])):
-        met[str(log.user[row])].add(str(log.item[row]))
-    return met
+def items_by_user(log: RealLog, rows: NDArray[np.int64]) -> dict[str, set[str]]:
+    items: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        items[str(log.user[row])].add(str(log.item[row]))
+    return items
 
 
 def ndcg(best: Sequence[str], wanted: set[str]) -> float:

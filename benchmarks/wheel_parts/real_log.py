@@ -60,6 +60,10 @@ class RealLog:
             pq.write_table(rows, draft)
         os.replace(draft, to / _LOG[self.name])
 
+    def rows_in(self, span: tuple[int, int]) -> NDArray[np.int64]:
+        """Rows of a period, its end left out, by time."""
+        return np.flatnonzero((self.time_ms >= span[0]) & (self.time_ms < span[1]))
+
     def cuts(self, seed_share: float, periods: int) -> list[int]:
         """Moments between the parts: the seed's end, then each period's; periods hold as many taken items."""
         taken_ms = self.time_ms[self.acted]
