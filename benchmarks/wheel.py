@@ -76,7 +76,6 @@ def run_arm(folder: Path, arm: str, log: RealLog, setting: Setting, seed: int) -
         else:
             answering = recommender(arm, wheel, log, cuts[0], taken, seed=1000 * seed + period)
             done = replay(log, answering, taken, span, popular, name=name, k=ITEMS, requests=setting.requests)
-            answering.close()
             if wheel is not None and arm != "frozen":
                 write_logs(wheel, done.impressions, done.actions)
             kept = {"measures": done.measures, "generation": answering.generation, "taken": done.taken}
@@ -130,7 +129,7 @@ def after_first_turn(rows: list[dict[str, Any]], key: str) -> float:
 
 def show(results: dict[str, dict[int, list[dict[str, Any]]]], setting: Setting) -> None:
     """A row a measure and arm, a column a period: means over the seeds, and what the seeds range over."""
-    title = f"Replay of {setting.data}: means over the seeds, {setting.requests} requests of {ITEMS} a user at most"
+    title = f"Replay of {setting.data}: means over the seeds, {setting.requests} requests of {ITEMS} a user"
     table = Table(title=title, title_justify="left")
     for name in ("measure", "arm"):
         table.add_column(name)
@@ -159,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and chance (0 1 2)")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which arms (all)")
     add("--seed-share", type=float, default=0.5, help="of the log that a wheel begins with (0.5)")
-    add("--requests", type=int, default=5, help="of a user in a period, at most (5)")
+    add("--requests", type=int, default=5, help="of a user in a period (5)")
     add("--epsilon", type=float, default=0.1, help="exploration of the arm that explores (0.1)")
     add("--epochs", type=int, default=15, help="of each training, at most (15)")
     given = command.parse_args(arguments)

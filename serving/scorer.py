@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from schemas.served import Encoded, Shown
-from schemas.wheel import ServingSettings
+from schemas.wheel import Exploration, ServingSettings
 from serving.engine import Asked, Engine, Scored
 from serving.policy import draw
 
@@ -117,22 +117,32 @@ class Scorer:
             return group
 
     def _answers(self, group: Sequence[_Waiting]) -> list[Answer]:
-        candidates = [max(one.settings.candidates, one.settings.exploration.pool, one.k) for one in group]
-        scored = group[0].engine.score([one.asked for one in group], candidates)
-        return [self._shown(one, found) for one, found in zip(group, scored, strict=True)]
+        counts = [candidates(one.settings, one.k) for one in group]
+        scored = group[0].engine.score([one.asked for one in group], counts)
+        return [
+            shown(one.engine, one.settings.exploration, found, one.k, self._random)
+            for one, found in zip(group, scored, strict=True)
+        ]
 
-    def _shown(self, one: _Waiting, scored: Scored) -> Answer:
-        drawn = draw(scored.scores, one.k, one.settings.exploration, self._random)
-        engine, items = one.engine, []
-        for position, rank in enumerate(drawn.places.tolist()):
-            items.append(
-                Shown(
-                    item_id=engine.items.ids[scored.places[rank]],
-                    position=position,
-                    score=float(scored.scores[rank]),
-                    propensity=max(float(drawn.propensities[position]), LEAST_PROPENSITY),
-                    explored=bool(drawn.explored[position]),
-                    features=engine.of_item(scored, rank),
-                )
+
+def candidates(settings: ServingSettings, k: int) -> int:
+    """How many a request for k items is scored on."""
+    return max(settings.candidates, settings.exploration.pool, k)
+
+
+def shown(engine: Engine, exploration: Exploration, scored: Scored, k: int, random: np.random.Generator) -> Answer:
+    """What the policy makes of what `engine` scored."""
+    drawn = draw(scored.scores, k, exploration, random)
+    items = []
+    for position, rank in enumerate(drawn.places.tolist()):
+        items.append(
+            Shown(
+                item_id=engine.items.ids[scored.places[rank]],
+                position=position,
+                score=float(scored.scores[rank]),
+                propensity=max(float(drawn.propensities[position]), LEAST_PROPENSITY),
+                explored=bool(drawn.explored[position]),
+                features=engine.of_item(scored, rank),
             )
-        return Answer(tuple(items), scored.features, drawn.num_candidates)
+        )
+    return Answer(tuple(items), scored.features, drawn.num_candidates)

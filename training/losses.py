@@ -1,6 +1,7 @@
 """Losses over sampled items. Each gives one value a row; what is drawn at random depends on seed, epoch and step only.
 
-Legend: B rows of a batch, D embedding width, S sampled items shared by the whole global batch.
+Legend: B rows of a batch, D embedding width, L history length, N items, S sampled items shared by the whole global
+batch.
 """
 
 from __future__ import annotations
@@ -38,46 +39,75 @@ class ItemSampler:
 
 
 def sampled_softmax(
-    model: Retriever, batch: Batch, sampler: ItemSampler, *, num_sampled: int, epoch: int, temperature: float
-) -> Tensor:
+    model: Retriever, batch: Batch, sampler: ItemSampler, *, num_sampled: int, epoch: int, temperature: float,
+    excluded_BL: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of the row's item against sampled ones, corrected for how often each is drawn; shape (B,).
 
     The sum over all items is estimated by importance sampling: each sampled item stands for 1 / (expected number of
     its draws) (Bengio and Senecal 2008, section 3); in logits, the log-q correction of Yi et al. 2019 (section 3.2).
-    A sampled item that is the row's own is left out of its row. With `num_sampled` of 0 or at least the number of
-    items, all items take part and there is nothing to correct.
+    A sampled item that is the row's own is left out of its row, and so are those that `excluded_BL` names by their
+    rows of the vocabulary, but for the row's own. With `num_sampled` of 0 or at least the number of items, all items
+    take part and there is nothing to correct.
     """
-    users_BD, target_B = model.users(batch) / temperature, known_targets(batch)
-    return softmax(model, users_BD, target_B, sampler, num_sampled=num_sampled, epoch=epoch, step=batch.step)
+    return softmax(
+        model,
+        model.users(batch) / temperature,
+        known_targets(batch),
+        sampler,
+        num_sampled=num_sampled,
+        epoch=epoch,
+        step=batch.step,
+        excluded_BL=excluded_BL,
+    )
 
 
 def softmax(
     model: Retriever, users_BD: Tensor, target_B: Tensor, sampler: ItemSampler, *, num_sampled: int, epoch: int,
-    step: int, most_scores: int | None = None,
+    step: int, excluded_BL: Tensor | None = None, most_scores: int | None = None,
 ) -> Tensor:  # fmt: skip
     """`sampled_softmax` of given users and items. With `most_scores` no more are held at once: those of some rows at
     a time, computed again in the backward pass."""
     num_items = len(sampler.log_probability)
+    excluded_BL = target_B.new_empty((len(target_B), 0)) if excluded_BL is None else excluded_BL.long()
     if num_sampled == 0 or num_sampled >= num_items:
         everything = torch.arange(NUM_RESERVED, NUM_RESERVED + num_items, device=target_B.device)
-        return _by_parts(_softmax_of_all, (users_BD, target_B), (model.items(everything),), most_scores)
+        return _by_parts(_softmax_of_all, (users_BD, target_B, excluded_BL), (model.items(everything),), most_scores)
     sampled_S = sampler.draw(num_sampled, epoch=epoch, step=step)
     log_expected_S = sampler.log_probability[sampled_S - NUM_RESERVED] + math.log(num_sampled)
-    of_rows, of_all = (users_BD, target_B, model.items(target_B)), (model.items(sampled_S), sampled_S, log_expected_S)
+    of_rows = (users_BD, target_B, excluded_BL, model.items(target_B))
+    of_all = (model.items(sampled_S), sampled_S, log_expected_S)
     return _by_parts(_softmax_of_some, of_rows, of_all, most_scores)
 
 
-def _softmax_of_all(users_BD: Tensor, target_B: Tensor, items_ND: Tensor) -> Tensor:
-    return F.cross_entropy(users_BD @ items_ND.T, target_B - NUM_RESERVED, reduction="none")
+def _softmax_of_all(users_BD: Tensor, target_B: Tensor, excluded_BL: Tensor, items_ND: Tensor) -> Tensor:
+    scores_BN = users_BD @ items_ND.T
+    if excluded_BL.shape[1]:
+        excluded_BN = scores_BN.new_zeros((len(scores_BN), NUM_RESERVED + len(items_ND)), dtype=torch.bool)
+        excluded_BN.scatter_(1, excluded_BL, True).scatter_(1, target_B.unsqueeze(1), False)
+        scores_BN = scores_BN.masked_fill(excluded_BN[:, NUM_RESERVED:], float("-inf"))
+    return F.cross_entropy(scores_BN, target_B - NUM_RESERVED, reduction="none")
 
 
 def _softmax_of_some(
-    users_BD: Tensor, target_B: Tensor, own_BD: Tensor, items_SD: Tensor, sampled_S: Tensor, log_expected_S: Tensor
-) -> Tensor:
+    users_BD: Tensor, target_B: Tensor, excluded_BL: Tensor, own_BD: Tensor, items_SD: Tensor, sampled_S: Tensor,
+    log_expected_S: Tensor,
+) -> Tensor:  # fmt: skip
     own_B1 = (users_BD * own_BD).sum(1, keepdim=True)
     others_BS = users_BD @ items_SD.T - log_expected_S
-    others_BS = others_BS.masked_fill(sampled_S == target_B.unsqueeze(1), float("-inf"))
+    left_out_BS = sampled_S == target_B.unsqueeze(1)
+    if excluded_BL.shape[1]:
+        left_out_BS = left_out_BS | _holds(excluded_BL, sampled_S)
+    others_BS = others_BS.masked_fill(left_out_BS, float("-inf"))
     return torch.logsumexp(torch.cat([own_B1, others_BS], dim=1), dim=1) - own_B1.squeeze(1)
+
+
+def _holds(values_BL: Tensor, wanted_S: Tensor) -> Tensor:
+    """Whether each row has each value, by bisection: neither B x L x S nor B x N values at once; shape (B, S)."""
+    sorted_BL = values_BL.sort(dim=1).values
+    wanted_BS = wanted_S.expand(len(values_BL), -1).contiguous()
+    place_BS = torch.searchsorted(sorted_BL, wanted_BS).clamp(max=sorted_BL.shape[1] - 1)
+    return sorted_BL.gather(1, place_BS) == wanted_BS
 
 
 def _by_parts(

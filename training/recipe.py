@@ -119,6 +119,9 @@ class LossSettings(Strict):
     """Items are drawn in proportion to their count in train to this power."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampled softmax: scores are divided by it."""
+    exclude_history: bool = False
+    """Sampled softmax: the items of a row's history take no part, as they are never shown where `exclude_seen` holds.
+    Else users who have taken what is popular already teach that the rest of it is not for users such as they."""
     l2: Annotated[float, Field(ge=0)] = 0.0
     """BPR: regularisation of the vectors that a row touches."""
     positions: Literal["last", "all"] = "last"
@@ -246,14 +249,19 @@ def _check_positions(recipe: Recipe, loss: LossSettings, where: str) -> None:
 def _check_levers(recipe: Recipe, loss: LossSettings, where: str) -> None:
     assert isinstance(recipe.model, ModelSettings)
     if loss.positions == "all":
-        given = {"loss.propensity": loss.propensity, "loss.negative_rows": loss.negative_rows}
+        given = {
+            "loss.propensity": loss.propensity,
+            "loss.negative_rows": loss.negative_rows,
+            "loss.exclude_history": loss.exclude_history,
+        }
         for name in (name for name, settings in {**given, "model.augment": recipe.model.augment}.items() if settings):
             raise UserError(
                 f"{where}: {name} is of a row and its own item, and loss.positions: all learns those of the history, "
                 "too: take `last`."
             )
-    if loss.negative_rows is not None and loss.name != "sampled_softmax":
-        raise UserError(f"{where}: loss.negative_rows is for sampled_softmax, not for {loss.name}.")
+    for name, given_one in (("negative_rows", loss.negative_rows), ("exclude_history", loss.exclude_history)):
+        if given_one and loss.name != "sampled_softmax":
+            raise UserError(f"{where}: loss.{name} is for sampled_softmax, not for {loss.name}.")
     augment = recipe.model.augment
     if augment is not None and recipe.model.name == "matrix_factorisation":
         raise UserError(f"{where}: model.augment varies histories, and matrix_factorisation reads none: leave it out.")

@@ -46,7 +46,7 @@ class Retrieval:
         settings = self._loss_settings
         of_user = ("user_idx", "row_id") if settings.rows == "last_of_user" else ()
         of_weights = ((PROPENSITY,) if settings.propensity else ()) + ((LABEL,) if settings.negative_rows else ())
-        of_history = ("row_id",) if self._augment else ()
+        of_history = (("row_id",) if self._augment else ()) + (("history",) if settings.exclude_history else ())
         return tuple(dict.fromkeys((*self.retriever.columns, "item_idx", *of_user, *of_weights, *of_history)))
 
     @property
@@ -65,11 +65,12 @@ class Retrieval:
         weight_B = by_propensity(batch, settings.propensity, self.ranks) if settings.propensity else None
         if batch.num_rows == 0:
             return self._nothing()
+        excluded_BL = batch["history"] if settings.exclude_history else None
         if self._augment is not None:
             # A bag leaves out what is masked; in a sequence the index of null, which no item has, holds its place.
             mask = NULL_IDX if isinstance(self.model, SASRec) else PADDING_IDX
             batch = augmented(batch, self._augment, mask=mask, seed=self.recipe.seed, epoch=epoch)
-        loss_B = self._loss(batch, epoch)
+        loss_B = self._loss(batch, epoch, excluded_BL)
         if settings.negative_rows is not None:
             loss_B = not_to_recommend(loss_B, batch, settings.negative_rows)
         return counted(loss_B if weight_B is None else loss_B * weight_B, batch).sum()
@@ -106,7 +107,7 @@ class Retrieval:
         """Of a rank without rows: every parameter gets a gradient of zeros."""
         return torch.stack([(parameter * 0).sum() for parameter in self.model.parameters()]).sum()
 
-    def _loss(self, batch: Batch, epoch: int) -> Tensor:
+    def _loss(self, batch: Batch, epoch: int, excluded_BL: Tensor | None) -> Tensor:
         """One value a row."""
         settings = self._loss_settings
         if settings.name == "bpr":
@@ -118,6 +119,7 @@ class Retrieval:
             num_sampled=settings.num_sampled,
             epoch=epoch,
             temperature=settings.temperature,
+            excluded_BL=excluded_BL,
         )
 
     def evaluate(self, batches: Iterable[Batch]) -> SplitMetrics:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.wheel_parts.people import Response, Taken
+import numpy as np
+
+from benchmarks.wheel_parts.people import Ask, Response, Taken
 from benchmarks.wheel_parts.real_log import RealLog
 from schemas.served import Shown
 from schemas.wheel import Exploration
 from serving.engine import Asked, load_engine
 from serving.policy import policy_name
-from serving.scorer import Scorer
+from serving.scorer import candidates, shown
 
 
 class ReleaseArm:
@@ -22,29 +23,26 @@ class ReleaseArm:
     def __init__(self, release: Path, *, seed: int) -> None:
         self._engine = load_engine(release)
         self._settings = self._engine.release.serving
-        self._greedy = self._settings.model_copy(update={"exploration": Exploration(kind="none")})
-        self._scorer = Scorer(seed=seed)
+        self._random = np.random.default_rng(seed)
         self.generation = self._engine.release.id
         self.policy = policy_name(self._settings.exploration)
 
-    def respond(
-        self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
-    ) -> Response:
-        asked = self._asked(user, time_ms, context, taken, blocked)
-        answer = greedy = self._scorer.submit(self._engine, self._settings, asked, k).result()
-        if self._settings.exploration.kind != "none":
-            greedy = self._scorer.submit(self._engine, self._greedy, asked, k).result()
-        return Response(answer.items, [one.item_id for one in greedy.items], answer.features, answer.num_candidates)
+    def respond(self, asks: Sequence[Ask], taken: Taken, k: int) -> list[Response]:
+        asked = [self._asked(one, taken) for one in asks]
+        responses = []
+        for scored in self._engine.score(asked, candidates(self._settings, k)):
+            best = shown(self._engine, Exploration(kind="none"), scored, k, self._random)
+            answer = shown(self._engine, self._settings.exploration, scored, k, self._random)
+            ids = [one.item_id for one in best.items]
+            responses.append(Response(answer.items, ids, answer.features, answer.num_candidates))
+        return responses
 
-    def close(self) -> None:
-        self._scorer.close()
-
-    def _asked(
-        self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str]
-    ) -> Asked:
+    def _asked(self, one: Ask, taken: Taken) -> Asked:
         after_ms = self._engine.release.last_event_time_ms
-        since = tuple(sorted((at_ms, item) for at_ms, item in taken.get(user, ()) if after_ms < at_ms < time_ms))
-        return Asked(user_id=user, time_ms=time_ms, context=context, since=since, blocked=blocked)
+        since = sorted((at_ms, item) for at_ms, item in taken.get(one.user, ()) if after_ms < at_ms < one.time_ms)
+        return Asked(
+            user_id=one.user, time_ms=one.time_ms, context=one.context, since=tuple(since), blocked=one.blocked
+        )
 
 
 class PopularArm:
@@ -61,15 +59,12 @@ class PopularArm:
         for user, item in zip(log.user[rows].tolist(), log.item[rows].tolist(), strict=True):
             self._seen[user].add(item)
 
-    def respond(
-        self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
-    ) -> Response:
-        items = self._top(user, taken, blocked, k)
+    def respond(self, asks: Sequence[Ask], taken: Taken, k: int) -> list[Response]:
+        return [self._response(self._top(one.user, taken, one.blocked, k)) for one in asks]
+
+    def _response(self, items: list[str]) -> Response:
         shown = (Shown(item_id=item, position=place, score=0.0, propensity=1.0) for place, item in enumerate(items))
         return Response(tuple(shown), items)
-
-    def close(self) -> None:
-        pass
 
     def _top(self, user: str, taken: Taken, blocked: Sequence[str], k: int) -> list[str]:
         left_out = self._seen[user] | {item for _, item in taken.get(user, ())} | set(blocked)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from benchmarks.wheel_parts.real_log import RealLog
 from schemas.served import Action, Encoded, Impression, Shown
 
+TOGETHER = 256
+"""Users who ask at once."""
 Taken = dict[str, list[tuple[int, str]]]
 """By user: (time_ms, item_id) of what they took of what was shown, oldest first."""
 
@@ -34,15 +37,26 @@ class Response:
     num_candidates: int = 0
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One request of one user."""
+
+    user: str
+    time_ms: int
+    context: Mapping[str, Any]
+    blocked: Sequence[str] = ()
+    """What they have been shown in this period."""
+
+
 class Recommender(Protocol):
     """What an arm answers with in one period."""
 
     generation: str
     policy: str
 
-    def respond(
-        self, user: str, time_ms: int, context: Mapping[str, Any], taken: Taken, blocked: Sequence[str], k: int
-    ) -> Response: ...
+    def respond(self, asks: Sequence[Ask], taken: Taken, k: int) -> list[Response]:
+        """One a request; those asked together are of different users."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,14 +92,20 @@ def replay(
     impressions, actions, came = [], [], []
     recalls, gains, first_recalls = [], [], []
     shown_items: Counter[str] = Counter()
-    for user, rows in sorted(rows_of.items()):
-        blocked: list[str] = []
-        clock_ms = 0
-        for number in range(min(requests, len(rows))):
-            row = rows[number * len(rows) // min(requests, len(rows))]
+    blocked: dict[str, list[str]] = {user: [] for user in rows_of}
+    clocks_ms = dict.fromkeys(rows_of, 0)
+    # What one user is shown does not depend on the others': a period's model is one, so they may ask together.
+    users = sorted(rows_of)
+    groups = [users[start : start + TOGETHER] for start in range(0, len(users), TOGETHER)]
+    for number, together in product(range(requests), groups):
+        asks = []
+        for user in together:
+            row = rows_of[user][number * len(rows_of[user]) // requests]
             # Many events of one user share a second, and an action comes after what was shown.
-            time_ms = clock_ms = max(int(log.time_ms[row]), clock_ms + 1)
-            said = recommender.respond(user, time_ms, log.context[row], taken, blocked, k)
+            clocks_ms[user] = max(int(log.time_ms[row]), clocks_ms[user] + 1)
+            asks.append(Ask(user, clocks_ms[user], log.context[row], blocked[user]))
+        for ask, said in zip(asks, recommender.respond(asks, taken, k), strict=True):
+            user = ask.user
             if wanted := set(to_take[user]):
                 recalls.append(len(wanted & set(said.best)) / min(k, len(wanted)))
                 gains.append(ndcg(said.best, wanted))
@@ -97,23 +117,23 @@ def replay(
                 impressions.append(
                     Impression(
                         request_id=request_id,
-                        time_ms=time_ms,
+                        time_ms=ask.time_ms,
                         generation=recommender.generation,
                         user_id=user,
                         policy=recommender.policy,
-                        context=dict(log.context[row]),
+                        context=dict(ask.context),
                         features=dict(said.features),
                         items=looked_at,
                         num_candidates=said.num_candidates,
                     )
                 )
             for one in said.items:
-                blocked.append(one.item_id)
+                blocked[user].append(one.item_id)
                 shown_items[one.item_id] += 1
                 taken_row = to_take[user].pop(one.item_id, None)
                 if taken_row is None:
                     continue
-                clock_ms += 1
+                clocks_ms[user] += 1
                 for kind, value in log.actions[taken_row].items():
                     actions.append(
                         Action(
@@ -123,11 +143,11 @@ def replay(
                             user_id=user,
                             action=kind,
                             value=value,
-                            time_ms=clock_ms,
+                            time_ms=clocks_ms[user],
                         )
                     )
-                came.append((user, clock_ms, one.item_id))
-                taken.setdefault(user, []).append((clock_ms, one.item_id))
+                came.append((user, clocks_ms[user], one.item_id))
+                taken.setdefault(user, []).append((clocks_ms[user], one.item_id))
     shown, in_log = shown_items.total(), [str(log.item[row]) for row in in_span]
     popular_shown = sum(count for item, count in shown_items.items() if item in popular) / max(1, shown)
     popular_taken = sum(item in popular for item in in_log) / max(1, len(in_log))

@@ -48,8 +48,6 @@ def new_wheel(folder: Path, log: RealLog, seed_end_ms: int, *, epsilon: float, e
         "waived": ["drift", "skew", "slices", "calibration", "off_policy"],
     }
     settings["keep_generations"] = 2
-    # Held-out rows are the newest, and those are what was served since the last turn: little of it may stay untrained.
-    settings["prepare"]["split"] = "time:0.94,0.03,0.03"
     write_text(wheel.wheel, yaml.safe_dump(settings, sort_keys=False))
     return wheel
 

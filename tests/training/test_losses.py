@@ -74,6 +74,36 @@ def test_the_correction_makes_the_sampled_sum_right_on_average_whatever_the_samp
     assert torch.allclose(estimated_sum, true_sum, rtol=0.1)
 
 
+def test_excluded_items_take_no_part_but_for_the_rows_own():
+    rows = batch(rows=2)  # their items are the first and the eighth
+    padding, first, third = 0, NUM_RESERVED, NUM_RESERVED + 2
+    excluded_BL = torch.tensor([[padding, first, third], [padding, padding, padding]], dtype=torch.int32)
+    found = sampled_softmax(
+        Vectors(), rows, sampler(), num_sampled=0, epoch=0, temperature=1.0, excluded_BL=excluded_BL
+    )
+    scores_N = Vectors().u[0] @ Vectors().i[NUM_RESERVED:].T
+    without_third = torch.cat([scores_N[:2], scores_N[3:]])
+    assert found[0].item() == pytest.approx(float(without_third.logsumexp(0) - scores_N[0]), rel=1e-5)
+    assert torch.equal(found[1], full_softmax(rows)[1])
+
+
+def test_of_sampled_items_excluded_ones_are_left_out_alike():
+    rows, items = batch(), torch.arange(NUM_RESERVED, NUM_RESERVED + NUM_ITEMS)
+    all_of_them, excluded_BL = items.expand(6, -1), items[items % 3 > 0].expand(6, -1)
+    settings = {"num_sampled": NUM_ITEMS - 1, "epoch": 0, "temperature": 1.0}
+    nothing_left = sampled_softmax(Vectors(), rows, sampler(), excluded_BL=all_of_them, **settings)
+    assert torch.allclose(nothing_left, torch.zeros(6), atol=1e-6)
+    losses = [
+        sampled_softmax(Vectors(), batch(step), sampler(), excluded_BL=excluded_BL, **settings) for step in range(400)
+    ]
+    own_B = (Vectors().users(rows) * Vectors().items(rows["item_idx"])).sum(1)
+    exact = sampled_softmax(
+        Vectors(), rows, sampler(), num_sampled=0, epoch=0, temperature=1.0, excluded_BL=excluded_BL
+    )
+    estimated_sum = torch.stack([(loss + own_B).exp() for loss in losses]).mean(0)
+    assert torch.allclose(estimated_sum, (exact + own_B).exp(), rtol=0.1)
+
+
 def test_bpr_by_hand():
     rows = batch(rows=2, of=2)
     negatives = sampler().draw(2, epoch=5, step=0)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.wheel import ITEMS, SHOWN, Setting, after_first_turn, check_same, show
 from benchmarks.wheel_parts.arms import PopularArm
-from benchmarks.wheel_parts.people import Response, ndcg, replay
+from benchmarks.wheel_parts.people import Ask, Response, ndcg, replay
 from benchmarks.wheel_parts.plot import over
 from benchmarks.wheel_parts.real_log import read_log
 from schemas.errors import UserError
@@ -43,11 +43,12 @@ class Fixed:
     def __init__(self, items: str) -> None:
         self.items = items
 
-    def respond(self, user, time_ms, context, taken, blocked, k):
-        left = [item for item in self.items if item not in blocked][:k]
-        return Response(
-            tuple(Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(left)), left
-        )
+    def respond(self, asks, taken, k):
+        return [self.answer([item for item in self.items if item not in one.blocked][:k]) for one in asks]
+
+    def answer(self, items):
+        shown = (Shown(item_id=i, position=n, score=0.0, propensity=1.0) for n, i in enumerate(items))
+        return Response(tuple(shown), items)
 
 
 def test_the_log_is_cut_into_periods_of_as_many_taken_items(raw):
@@ -67,22 +68,23 @@ def test_users_of_a_period_react_as_they_really_did_in_it(raw):
     taken: dict = {}
     done = replay(log, Fixed("cxb"), taken, (200_000, 250_000), {"b"}, name="n", k=2, requests=2)
     # User 1 takes b and c in the period, user 3 takes c; user 2 is not active.
-    assert [one.request_id for one in done.impressions] == ["n-1-0", "n-1-1", "n-3-0"]
-    assert [[item.item_id for item in one.items] for one in done.impressions] == [["c", "x"], ["b"], ["c", "x"]]
+    assert [one.request_id for one in done.impressions] == ["n-1-0", "n-3-0", "n-1-1", "n-3-1"]
+    assert [[item.item_id for item in one.items] for one in done.impressions] == [["c", "x"], ["c", "x"], ["b"], ["b"]]
     assert [(one.user_id, one.item_id, one.action, one.value) for one in done.actions] == [
         ("1", "c", "rating", 4.0),
-        ("1", "b", "rating", 2.0),
         ("3", "c", "rating", 1.0),
+        ("1", "b", "rating", 2.0),
     ]
-    assert [one.time_ms for one in done.impressions] == [200_000, 220_000, 210_000]
+    # User 3's only event, and after what came of the first answer.
+    assert [one.time_ms for one in done.impressions] == [200_000, 210_000, 220_000, 210_002]
     assert taken == {"1": [(200_001, "c"), (220_001, "b")], "3": [(210_001, "c")]}
-    assert done.measures["hit_rate"] == 3 / 5
-    # Of b and c the first answer has c, the second b, which is all that is left; user 3's has c.
+    assert done.measures["hit_rate"] == 3 / 6
+    # Of b and c the first answer has c, the second b, which is all that is left; user 3's has c, which is all.
     assert done.measures["recall@2"] == (1 / 2 + 1 / 1 + 1 / 1) / 3
     assert done.measures["first_recall@2"] == (1 / 2 + 1 / 1) / 2
-    assert done.measures["popular_shown"] == 1 / 5  # b, once of five
+    assert done.measures["popular_shown"] == 2 / 6  # b
     assert done.measures["popular_taken"] == 1 / 3
-    assert done.measures["amplification"] == pytest.approx(3 / 5)
+    assert done.measures["amplification"] == pytest.approx(1)
 
 
 def test_what_a_user_takes_in_a_later_period_is_not_taken_in_this_one(raw):
@@ -114,10 +116,10 @@ def test_ndcg_is_1_where_the_wanted_come_first_and_falls_with_their_place():
 def test_popular_items_are_those_of_the_seed_and_of_what_was_taken_since_without_a_users_own(raw):
     log = read_log("ml-100k", raw)
     arm = PopularArm(log, 200_000, {"9": [(1, "c"), (2, "c")], "8": [(1, "c")]})
-    assert arm.respond("4", 0, {}, {}, (), 3).best == ["c", "a", "b"]
-    assert arm.respond("1", 0, {}, {}, (), 3).best == ["c", "b"]
-    assert arm.respond("1", 0, {}, {"1": [(1, "c")]}, (), 3).best == ["b"]
-    assert arm.respond("4", 0, {}, {}, ("c",), 1).best == ["a"]
+    both = arm.respond([Ask("4", 0, {}), Ask("1", 0, {})], {}, 3)
+    assert [one.best for one in both] == [["c", "a", "b"], ["c", "b"]]
+    assert arm.respond([Ask("1", 0, {})], {"1": [(1, "c")]}, 3)[0].best == ["b"]
+    assert arm.respond([Ask("4", 0, {}, ("c",))], {}, 1)[0].best == ["a"]
 
 
 def test_a_mean_is_of_the_periods_after_the_first_turn_and_each_arm_has_a_row_a_measure(capsys):
