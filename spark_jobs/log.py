@@ -13,7 +13,7 @@ from schemas.contract import Column, Contract, Role, Table, TableName
 from schemas.errors import UserError
 from schemas.event_store import NO_DAY
 from schemas.feature_set import FeatureSet, column_name, owner, parts, sources
-from schemas.manifest import DataFile
+from schemas.manifest import DataFile, QueryGrain
 from schemas.snapshot import Snapshot
 from spark_jobs.datasets import read_part
 from spark_jobs.event_store import day_of_path
@@ -71,8 +71,11 @@ class Log:
         return rows
 
 
-def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
-    """Raise UserError for a source with the name of a column of ours, and for what the log cannot give."""
+def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy, learned: QueryGrain) -> None:
+    """Raise UserError for a source with the name of a column of ours, and for what the log cannot give.
+
+    `learned` is the grain of train's rows.
+    """
     for source in {source for feature in wanted.features for source in sources(feature)}:
         name, column = parts(source)
         table = contract.tables()[name]
@@ -92,8 +95,11 @@ def check(contract: Contract, wanted: FeatureSet, policy: SplitPolicy) -> None:
         raise UserError(f"feature set {wanted.name}: a rate is a mean of labels, and {contract.name}'s can be null.")
     if policy.kind != "time" and not has["user"]:
         raise UserError(f"{contract.name} has no users: split it by time, for example --split time:0.8,0.1,0.1.")
-    if wanted.history_gaps and not (has["user"] and has["item"] and policy.query_grain == "event"):
-        raise UserError("history_gaps needs users, items and a split by time or leave_last_out: a history with times.")
+    if wanted.history_gaps and not (has["user"] and has["item"] and learned == "event"):
+        raise UserError(
+            "history_gaps needs users, items and a history with times: a split by time or leave_last_out, and no "
+            "--train-histories others."
+        )
 
 
 def read_log(spark: SparkSession, parent: Snapshot, wanted: FeatureSet, policy: SplitPolicy, seed: int) -> Log:

@@ -42,7 +42,7 @@ from spark_jobs.transforms.encoding import (
 from spark_jobs.transforms.fitting import VocabularyLimits
 from spark_jobs.transforms.histories import blocks_by_popularity, with_negatives
 from spark_jobs.transforms.past import state_of
-from spark_jobs.transforms.splits import parse_split
+from spark_jobs.transforms.splits import SplitPolicy, parse_split
 from spark_jobs.transforms.versions import VALID_FROM
 
 Statistics = Mapping[str, dict[str, Any]]
@@ -56,6 +56,8 @@ class PrepareConfig:
     split: str
     history_length: int
     seen_length: int
+    train_histories: str | None = None
+    """`before` or `others`; None: by the split."""
     negatives: str = "uniform"
     num_negatives: int
     num_train_negatives: int = 0
@@ -71,9 +73,10 @@ class PrepareConfig:
 def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     """Split, fit, encode and write; publish the snapshot `config.out`."""
     policy, alpha = parse_split(config.split), parse_negatives(config.negatives)
+    learned = grain_of_train(config.train_histories, policy)
     parent = open_published(spark, config.events, kind="events")
     wanted = read_feature_set(config.features, parent.manifest.contract)
-    check(parent.manifest.contract, wanted, policy)
+    check(parent.manifest.contract, wanted, policy, learned)
     settings = asdict(config) | {"job": "prepare", "release": VERSION, "parent": parent.manifest.config_digest}
     settings |= {"features": wanted.model_dump(mode="json", exclude_none=True)}
     settings = {key: value for key, value in settings.items() if key not in ("events", "out")}
@@ -99,7 +102,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     sizes = {name: size for name, size in fitted.transform(shape).index_sizes.items() if name in columns}
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
-        train = encoded(train_rows(with_ids(log.train, fitted), policy.query_grain, shape), fitted, known)
+        train = encoded(train_rows(with_ids(log.train, fitted), learned, shape), fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns, *shape.columns]
         train_columns = columns
@@ -120,6 +123,15 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
         write_entities(publication, log, rows, fitted, shape)
     with step(spark, "check of what was written"):
         publish(publication, parent, fitted, shape, statistics, config, policy.query_grain)
+
+
+def grain_of_train(histories: str | None, policy: SplitPolicy) -> QueryGrain:
+    """Whether a row of train is asked as an event, with what came before it, or as its user, with all other items."""
+    if histories is None:
+        return policy.query_grain
+    if histories == "before" and policy.query_grain == "user":
+        raise UserError("--train-histories before: a split by ratio is in no order of time: leave the option out.")
+    return "user" if histories == "others" else "event"
 
 
 def parse_negatives(text: str) -> float:
@@ -293,6 +305,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--features", help="feature set: built-in name, or a path ending in .yaml; else what the contract's roles say")
     add("--split", default="time:0.8,0.1,0.1", help="time:SHARES, time:DATE,DATE, leave_last_out or ratio:SHARES")
     add("--history-length", type=int, default=50, help="items of a user's past that the model sees")
+    add(
+        "--train-histories",
+        choices=("before", "others"),
+        help="rows of train hold what their user did before, or all else in train (before; split by ratio: others)",
+    )
     add("--seen-length", type=int, default=1000, help="items of a user's past that a ranking leaves out, at most")
     add("--negatives", default="uniform", help="how negatives are drawn: uniform, or popularity:ALPHA")
     add("--num-negatives", type=int, default=100, help="sampled negatives a held-out row")

@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from schemas.errors import UserError
 from schemas.features import IndexFeature, IndicesFeature, NumberFeature
 from schemas.snapshot import Snapshot, open_snapshot
+from spark_jobs.jobs.prepare import grain_of_train
+from spark_jobs.transforms.splits import parse_split
 from tests.spark.logs import run_ingest, run_prepare, write_click_log, write_contract, write_lines
 
 pytestmark = pytest.mark.slow
@@ -210,6 +213,37 @@ def test_under_a_random_split_a_history_holds_other_train_items_only(random_spli
         for row in _rows(random_split, split):
             others = [item for item in taken[row["user_idx"]] if item != row["item_idx"]]
             assert row["history"] == others[-4:]
+
+
+def test_train_may_hold_all_other_items_of_its_users_while_held_out_rows_hold_what_came_before(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    # Three users, of whom each takes six items, one after the other.
+    lines = [f"u{n % 3},i{n // 3},{n}".encode() for n in range(18)]
+    contract = write_click_log(tmp_path, [b"user,item,time", *lines])
+    run_ingest(spark, contract, tmp_path / "raw", tmp_path / "events")
+    changes = {"history_length": 2, "split": "time:0.66,0.17,0.17", "train_histories": "others"}
+    run_prepare(spark, tmp_path / "events", tmp_path / "out", **changes)
+    snapshot = open_snapshot(str(tmp_path / "out"))
+    assert snapshot.manifest.query_grain == "event"
+    train, valid, test = (_rows(snapshot, split) for split in ("train", "valid", "test"))
+    taken = {user: [row["item_idx"] for row in train if row["user_idx"] == user] for user in range(3, 6)}
+    assert [len(items) for items in taken.values()] == [4] * 3
+    for row in train:
+        assert row["history"] == [item for item in taken[row["user_idx"]] if item != row["item_idx"]][-2:]
+    for row in valid:
+        assert row["seen"] == taken[row["user_idx"]]
+        assert row["history"] == row["seen"][-2:]
+    assert [row["seen"][:4] for row in test] == [taken[row["user_idx"]] for row in test]
+
+
+def test_what_train_may_hold_goes_by_the_split() -> None:
+    by_time, at_random = parse_split("time:0.8,0.1,0.1"), parse_split("ratio:0.8,0.1,0.1")
+    assert [grain_of_train(None, policy) for policy in (by_time, at_random)] == ["event", "user"]
+    assert [grain_of_train("others", policy) for policy in (by_time, at_random)] == ["user", "user"]
+    assert grain_of_train("before", by_time) == "event"
+    with pytest.raises(UserError, match="in no order of time"):
+        grain_of_train("before", at_random)
 
 
 def test_under_a_random_split_a_query_is_a_user_and_leaves_out_what_came_before_the_split(
