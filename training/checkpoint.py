@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -60,8 +60,8 @@ class Progress(BaseModel):
     totals: EpochTotals = EpochTotals()
     """Within an epoch."""
 
-    def with_epoch(self, epoch: int, value: float) -> Progress:
-        if value > self.best_value:
+    def with_epoch(self, epoch: int, value: float, *, keep: Literal["best", "last"] = "best") -> Progress:
+        if keep == "last" or value > self.best_value:
             return Progress(epochs_done=epoch + 1, best_epoch=epoch, best_value=value)
         return Progress(epochs_done=epoch + 1, best_epoch=self.best_epoch, best_value=self.best_value)
 

@@ -91,8 +91,11 @@ class Trainer:
                         f"valid has no {self.recipe.chosen_by}: its {valid.num_rows:,} rows are too few, or their "
                         "labels all of one class. Give chosen_by another metric, or prepare with a larger valid."
                     )
-                progress = progress.with_epoch(epoch, value if self.task.more_is_better else -value)
-                self._report(epoch, result, valid, is_best=progress.best_epoch == epoch)
+                progress = progress.with_epoch(
+                    epoch, value if self.task.more_is_better else -value, keep=self.recipe.keep
+                )
+                is_best = self.recipe.keep == "best" and progress.best_epoch == epoch
+                self._report(epoch, result, valid, is_best=is_best)
                 if leads:
                     self._warn(epoch, signs, past)
                     found = {"epoch": epoch, **asdict(result), "chosen": value, "valid": valid.model_dump()}

@@ -190,6 +190,8 @@ class Recipe(Strict):
     epochs: Annotated[int, Field(gt=0)] = 50
     patience: Annotated[int, Field(gt=0)] = 5
     """Epochs without a better `chosen_by` on valid after which training ends."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights the bundle holds; `last` where valid is too small to choose by, or of few users."""
     chosen_by: str = "ndcg@10"
     ks: tuple[Annotated[int, Field(gt=0)], ...] = (10, 20)
     seed: int = 0

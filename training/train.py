@@ -120,7 +120,7 @@ def train(
     if ranks.rank == 0:
         manifest = describe(trainer, folder, progress, settings["warm_start"], vectors)
         folder.publish_bundle(folder.checkpoints.best(progress), catalogue, manifest, snapshot)
-    say(f"best epoch {progress.best_epoch}: valid {recipe.chosen_by} {abs(progress.best_value):.4f}")
+    say(f"{recipe.keep} epoch {progress.best_epoch}: valid {recipe.chosen_by} {abs(progress.best_value):.4f}")
     say(f"published {folder.bundle}")
 
 

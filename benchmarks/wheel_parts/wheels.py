@@ -37,7 +37,8 @@ def new_wheel(folder: Path, log: RealLog, seed_end_ms: int, *, epsilon: float, e
     # What is measured is whether the items that people took are found among all: retrieval. A ranker orders by how
     # likely those who met an item take it, which says nothing of who met it, and that decides here.
     settings["ranker"] = None
-    settings["prepare"]["train-histories"] = "others"  # a ranker's rows must hold what came before them
+    if log.name == "kuairand":
+        settings["prepare"]["train-histories"] = "others"  # the ranker's rows would have to hold what came before them
     settings["feedback"]["window_hours"] = 1  # replayed users act within seconds, and periods may be hours long
     kept = [one for one in settings["retriever"].get("set", []) if not _EPOCHS.match(one)]
     settings["retriever"]["set"] = [*kept, f"epochs={epochs}", f"seed={seed}"]

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import Tensor
 
 from schemas.contract import Column
 from schemas.errors import UserError
@@ -29,6 +30,7 @@ from training.click_metrics import mixed
 from training.history_augmentation import augmented, cropped, masked, reordered
 from training.loop import Trainer
 from training.losses import sampled_softmax
+from training.models.two_tower import TwoTower
 from training.ranking import Ranking
 from training.ranks import OneRank
 from training.recipe import AugmentSettings, NegativeRowsSettings, PropensitySettings, Recipe, read_recipe
@@ -200,6 +202,32 @@ def test_a_step_on_an_unwanted_row_lowers_its_items_score_and_with_no_weight_lea
     assert change(4, 0.0) == 0.0
 
 
+@pytest.mark.parametrize("num_sampled", [0, 12])
+def test_what_a_user_has_seen_is_not_pushed_down_whatever_the_model_is_shown_of_it(url, num_sampled):
+    def gradient(*overrides: str) -> tuple[Tensor, Tensor]:
+        trainer = learner(
+            url, "two_tower", f"loss.num_sampled={num_sampled}", "model.augment={share: 1, mask: 0.9}", *overrides
+        )
+        task = trainer.task
+        assert isinstance(task, Retrieval)
+        one = first_batch(trainer)
+        one = replace(one, columns={n: c[:1] for n, c in one.columns.items()}, positions=one.positions[:1])  # type: ignore[index]
+        one = replace(
+            one, columns={**one.columns, "history": HISTORY[:1], "item_idx": torch.tensor([20])}, global_rows=1
+        )
+        task.loss_sum(one, 0).backward()
+        assert isinstance(task.model, TwoTower)
+        assert task.model.item_bias.grad is not None
+        return task.model.item_bias.grad, task.sampler.draw(12, epoch=0, step=one.step)
+
+    pushed, sampled = gradient("loss.exclude_history=true")
+    assert float(pushed[20]) < 0
+    assert pushed[11:15].tolist() == [0, 0, 0, 0]  # its history, most of which is hidden from the model
+    everything, _ = gradient()
+    drawn = set(range(11, 15)) if num_sampled == 0 else set(range(11, 15)) & set(sampled.tolist())
+    assert {place for place in range(11, 15) if everything[place] > 0} == drawn
+
+
 HISTORY = torch.tensor([[0, 0, 11, 12, 13, 14], [0, 0, 0, 0, 0, 0], [21, 22, 23, 24, 25, 26]], dtype=torch.int32)
 
 
@@ -277,7 +305,10 @@ def test_half_of_the_rows_are_varied_and_evaluation_and_other_columns_are_left_a
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("two_tower", [VARIED, "loss.propensity={floor: 0.1}", "model.history_dropout=0.3"]),
+        (
+            "two_tower",
+            [VARIED, "loss.propensity={floor: 0.1}", "model.history_dropout=0.3", "loss.exclude_history=true"],
+        ),
         ("sasrec", [VARIED, "loss.negative_rows={below: 1}", "loss.propensity={floor: 0.1}"]),
         ("dlrm", ["model.top=[8]", "loss.propensity={floor: 0.1}"]),
     ],
@@ -323,6 +354,8 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(url, tmp_path, 
         ("sasrec", ["model.augment={share: 0.5}"], "model.augment varies nothing: set crop, mask or reorder"),
         ("sasrec", ["loss.positions=all", VARIED], "model.augment is of a row and its own item"),
         ("sasrec", ["loss.positions=all", "loss.propensity={}"], "loss.propensity is of a row and its own item"),
+        ("sasrec", ["loss.positions=all", "loss.exclude_history=true"], "loss.exclude_history is of a row and its own"),
+        ("matrix_factorisation", ["loss.exclude_history=true"], "loss.exclude_history is for sampled_softmax, not"),
         ("matrix_factorisation", ["loss.negative_rows={below: 4}"], "is for sampled_softmax, not for bpr"),
         ("dlrm", ["loss.negative_rows={below: 4}"], "unknown key 'loss.negative_rows'"),
         ("dlrm", ["loss.propensity={floor: 0}"], "loss.propensity.floor"),
