@@ -11,7 +11,6 @@ import numpy as np
 from benchmarks.wheel_parts.people import Ask, Response, Taken
 from benchmarks.wheel_parts.real_log import RealLog
 from schemas.served import Shown
-from schemas.wheel import Exploration
 from serving.engine import Asked, load_engine
 from serving.policy import policy_name
 from serving.scorer import candidates, shown
@@ -31,10 +30,9 @@ class ReleaseArm:
         asked = [self._asked(one, taken) for one in asks]
         responses = []
         for scored in self._engine.score(asked, candidates(self._settings, k)):
-            best = shown(self._engine, Exploration(kind="none"), scored, k, self._random)
             answer = shown(self._engine, self._settings.exploration, scored, k, self._random)
-            ids = [one.item_id for one in best.items]
-            responses.append(Response(answer.items, ids, answer.features, answer.num_candidates))
+            best = [self._engine.items.ids[place] for place in scored.places[:k]]  # which come by score
+            responses.append(Response(answer.items, best, answer.features, answer.num_candidates))
         return responses
 
     def _asked(self, one: Ask, taken: Taken) -> Asked:
