@@ -104,6 +104,7 @@ def generation(
     changed = {
         "events": events,
         "new_events": events - before.events if before is not None and before.events is not None else None,
+        "new_in_train": new_in_train(manifest, before.events) if before is not None else None,
         "ledgers": manifest.ledger.tables,
         "splits": {split: getattr(splits, split) for split in SPLITS} if splits is not None else {},
         "vocabularies": tuple(
@@ -121,6 +122,14 @@ def generation(
         ),
     }
     return found.model_copy(update=changed)
+
+
+def new_in_train(manifest: Manifest, events_before: int | None) -> int | None:
+    """Rows of train beyond the events that the champion's log had; None where train is not the oldest part."""
+    splits = manifest.ledger.splits
+    if splits is None or events_before is None or not str(manifest.config.get("split", "")).startswith("time:"):
+        return None
+    return max(0, splits.train - events_before)
 
 
 def metrics(folder: GenerationFolder) -> tuple[MetricChange, ...]:

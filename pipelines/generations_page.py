@@ -117,7 +117,9 @@ def _generation(one: Generation) -> Html:
 
 def _came_in(one: Generation) -> Html:
     rows = [("events", _count(one.events)), ("more than the champion's", _signed(one.new_events))]
-    rows += [("of them served", _count(one.served_events))]
+    if one.new_in_train is not None:
+        rows += [("of these in train, not held out", _count(one.new_in_train))]
+    rows += [("served", _count(one.served_events))]
     rows += [(f"{split} rows", _count(rows_)) for split, rows_ in one.splits.items()]
     for name, ledger in one.ledgers.items():
         rows.append((f"{name}: duplicates", _count(ledger.duplicates)))

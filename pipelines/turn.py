@@ -24,7 +24,7 @@ from pipelines.turning.wheel_folder import GenerationFolder, WheelFolder
 from pipelines.turning.work import NOT_UNDER_WAY
 from schemas.errors import UserError
 from schemas.gate import REFUSED, GateVerdict
-from schemas.generations import PAGE, Turn
+from schemas.generations import PAGE, Generation, Turn
 from schemas.programs import Parser
 from schemas.settings import digest_of
 from schemas.storage import absolute
@@ -60,6 +60,8 @@ def turn(
                 say(f"turn {engine.turn.number}: removed snapshot and runs of generation {cleaned.path.name}")
         if engine.site.generation.path.exists():
             write_pages(wheel)
+            if warning := nothing_learned(engine.site.generation.generation()):
+                say(f"turn {engine.turn.number}: warning: {warning}")
             say(f"turn {engine.turn.number}: page: {wheel.path / PAGE}")
         return code
 
@@ -125,6 +127,17 @@ def run_steps(engine: Engine, wheel: WheelFolder, names: list[str]) -> int:
         if name == last:
             engine.note(outcome="promoted", ended_at=now_utc())
     return 0
+
+
+def nothing_learned(found: Generation | None) -> str | None:
+    """Held-out rows are the newest: where they are all that came in, the candidate knows no more than the champion."""
+    if found is None or not found.new_events or found.new_in_train != 0:
+        return None
+    held_out = found.splits["valid"] + found.splits["test"]
+    return (
+        f"all {found.new_events:,} new events are among the {held_out:,} newest, which are held out: nothing was "
+        "learned of them. Give valid and test a smaller share (prepare.split in wheel.yaml), or turn less often."
+    )
 
 
 def is_old(turn: Turn, wheel: WheelFolder) -> bool:

@@ -152,6 +152,8 @@ class Generation(Strict):
     """In the event store: of the log that it began with, and of what was served since."""
     new_events: int | None = None
     """More than in the champion's."""
+    new_in_train: int | None = None
+    """Of these, those in train, where that is the oldest part of the log: of the others nothing is learned yet."""
     served_events: int | None = None
     """Of them, those made of impressions and actions."""
     ledgers: dict[str, TableLedger] = {}

@@ -19,7 +19,7 @@ mkdir -p "$AIRFLOW__CORE__DAGS_FOLDER"
 cp "$here/pipelines/airflow/headrace_dag.py" "$AIRFLOW__CORE__DAGS_FOLDER/"
 if [[ ! -f "$HEADRACE_WHEEL/wheel.yaml" ]]; then
     "$python" -m pipelines.cli turn --wheel "$HEADRACE_WHEEL" --new ml-100k
-    sed -i 's/{recipe: two_tower_new_users}/{recipe: two_tower_new_users, set: [epochs=2]}/' "$HEADRACE_WHEEL/wheel.yaml"
+    sed -i 's/epochs=8/epochs=2/' "$HEADRACE_WHEEL/wheel.yaml"
     "$python" -m pipelines.cli data ml-100k --to "$HEADRACE_WHEEL/raw"
 fi
 

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.generations import collect, write_pages
+from pipelines.generations import collect, new_in_train, write_pages
 from pipelines.generations_charts import change_bar, line_chart
 from pipelines.served_summary import gini, popularity, served_by_generation
+from pipelines.turn import nothing_learned
 from pipelines.turning.wheel_folder import WheelFolder
 from schemas.generations import Generations, MetricChange, StepRecord, Turn
 from schemas.served import ACTION_COLUMNS, IMPRESSION_COLUMNS
+from schemas.snapshot import open_snapshot
 from tests.snapshots import make_snapshot
 
 WICKED = "<script>alert(1)</script>"
@@ -130,6 +132,23 @@ def write_evaluation(path: Path, value: float) -> None:
     model = {"num_rows": 40, "row_id_sum": 1, "full": {"ndcg@10": value}}
     snapshot = {"url": "s", "id": "s", "digest": "d"}
     path.write_text(json.dumps({"split": "test", "snapshot": snapshot, "model": model}))
+
+
+def test_new_events_are_in_train_as_far_as_they_are_not_held_out(wheel):
+    manifest = open_snapshot(str(wheel.generation(2).snapshot)).manifest  # 80 train, 40 valid, 40 test
+    by_time = manifest.model_copy(update={"config": {"split": "time:0.5,0.25,0.25"}})
+    assert [new_in_train(by_time, before) for before in (70, 80, 120, None)] == [10, 0, 0, None]
+    assert new_in_train(manifest.model_copy(update={"config": {"split": "ratio:0.5,0.25,0.25"}}), 70) is None
+
+
+def test_a_turn_that_learns_nothing_of_what_came_in_says_so(wheel):
+    second = collect(wheel).generations[1].model_copy(update={"new_in_train": 0})
+    said = nothing_learned(second)
+    assert said is not None
+    assert "all 40 new events are among the 80 newest, which are held out" in said
+    for update in ({"new_in_train": 1}, {"new_in_train": None}, {"new_events": 0}):
+        assert nothing_learned(second.model_copy(update=update)) is None
+    assert nothing_learned(None) is None
 
 
 def test_a_generation_says_what_came_in_what_changed_and_what_was_decided(wheel):
