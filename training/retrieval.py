@@ -22,7 +22,7 @@ from training.history_augmentation import augmented
 from training.losses import ItemSampler, bpr, counted, sampled_softmax
 from training.models.retriever import Retriever
 from training.models.sasrec import SASRec
-from training.positions import following, last_rows, loss_of_positions, of_last_rows
+from training.positions import following, last_rows, loss_of_positions, of_last_rows, only_rows
 from training.ranks import Ranks
 from training.recipe import AugmentSettings, LossSettings, ModelSettings, Recipe
 from training.weighting import LABEL, PROPENSITY, by_propensity, not_to_recommend
@@ -63,6 +63,9 @@ class Retrieval:
             return self._loss_of_all_positions(batch, epoch)
         settings = self._loss_settings
         weight_B = by_propensity(batch, settings.propensity, self.ranks) if settings.propensity else None
+        if settings.negative_rows is not None and settings.negative_rows.weight == 0:
+            kept_B = batch[LABEL] >= settings.negative_rows.below  # the others teach nothing, so nothing is scored
+            batch, weight_B = only_rows(batch, kept_B), weight_B[kept_B] if weight_B is not None else None
         if batch.num_rows == 0:
             return self._nothing()
         excluded_BL = batch["history"] if settings.exclude_history else None

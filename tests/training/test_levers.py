@@ -202,6 +202,26 @@ def test_a_step_on_an_unwanted_row_lowers_its_items_score_and_with_no_weight_lea
     assert change(4, 0.0) == 0.0
 
 
+def test_rows_that_count_nothing_are_not_scored_and_the_others_as_ever(url):
+    plain = ["model.dropout=0", "model.history_dropout=0", "loss.propensity={floor: 0.1}"]
+
+    def loss(*overrides: str) -> tuple[float, int]:
+        trainer = learner(url, "two_tower", *plain, *overrides)
+        task, one = trainer.task, first_batch(learner(url, "two_tower", *plain, "loss.negative_rows={below: 4}"))
+        assert isinstance(task, Retrieval)
+        label_B = torch.tensor([5.0, 3.0, NAN, 4.0]).repeat(len(one.positions))[: len(one.positions)]
+        scored: list[int] = []
+        users = task.retriever.users
+        task.model.users = lambda batch: scored.append(batch.num_rows) or users(batch)  # type: ignore[assignment, method-assign, func-returns-value]
+        found = task.loss_sum(replace(one, columns={**one.columns, "label": label_B}), 0)
+        return found.item(), scored[0]
+
+    left_out, few = loss("loss.negative_rows={below: 4, weight: 0}")
+    nearly, all_of_them = loss("loss.negative_rows={below: 4, weight: 1.0e-9}")
+    assert left_out == pytest.approx(nearly, rel=1e-5)
+    assert few == all_of_them / 2
+
+
 @pytest.mark.parametrize("num_sampled", [0, 12])
 def test_what_a_user_has_seen_is_not_pushed_down_whatever_the_model_is_shown_of_it(url, num_sampled):
     def gradient(*overrides: str) -> tuple[Tensor, Tensor]:
