@@ -21,8 +21,9 @@ from schemas.errors import UserError
 ROOT = Path(__file__).parent.parent
 # Spark makes one method of a stage's joins; the JVM would interpret what has over 8,000 bytes of code.
 _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
-# Little data ends before what the JVM's second compiler makes of the code has paid for itself.
-_FOR_SMALL_DATA, _SMALL_BYTES = "-XX:TieredStopAtLevel=1", 16 << 20
+# Little data ends before what the JVM's second compiler makes of the code has paid for itself. With one compiler Java
+# reserves 48 MB for code, which a plan of many columns fills: the job then ends with an error of the JVM.
+_FOR_SMALL_DATA, _SMALL_BYTES = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m", 16 << 20
 # Written by setup/spark_archive.py. Java says nothing where it is of no use, as with a jar put before Spark's own.
 _CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 _USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off"

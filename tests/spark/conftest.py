@@ -20,6 +20,7 @@ from tests.spark.served import write_video_log
 # Small data never repays the JVM's second compiler: without it the session needs half the processor time.
 _JAVA_OPTIONS = (
     "-XX:TieredStopAtLevel=1",
+    "-XX:ReservedCodeCacheSize=240m",  # one JVM compiles the plans of all tests
     "-XX:+UseSerialGC",
     f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}",
 )

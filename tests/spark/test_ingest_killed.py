@@ -49,7 +49,7 @@ def _running(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     arguments = ["--contract", f"{folder}/contract.yaml", "--raw", f"{folder}/raw", "--out", f"{folder}/out"]
     command = [str(Path(sys.executable).parent / "spark-submit"), *(f"--conf={setting}" for setting in SMALL)]
     command += [str(ROOT / "spark_jobs" / "jobs" / "ingest.py"), *arguments, "--max-quarantined", "1", *options]
-    options_of_java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    options_of_java = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
     mine = {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "JAVA_TOOL_OPTIONS": options_of_java}
     log = (folder / "log.txt").open("wb")
     job = subprocess.Popen(command, env=os.environ | mine, stdout=log, stderr=log, start_new_session=True)

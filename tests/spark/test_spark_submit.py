@@ -37,7 +37,7 @@ OPTIONS = {
 def _small_jvms() -> Iterator[None]:
     """Spare each JVM started here the second compiler, which small data never repays."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC")
         yield
 
 
