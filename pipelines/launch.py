@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 _COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
 # Little data ends before what the JVM's second compiler makes of the code has paid for itself. With one compiler Java
 # reserves 48 MB for code, which a plan of many columns fills: the job then ends with an error of the JVM.
-_FOR_SMALL_DATA, _SMALL_BYTES = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m", 16 << 20
+FOR_SMALL_DATA, _SMALL_BYTES = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m", 16 << 20
 # Written by setup/spark_archive.py. Java says nothing where it is of no use, as with a jar put before Spark's own.
 _CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 _USE_ARCHIVE = f"-XX:SharedArchiveFile={_CLASS_ARCHIVE} -Xlog:cds=off -Xlog:cds+dynamic=off"
@@ -72,7 +72,7 @@ def spark_submit(
         log_settings = f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}"
         # Spark puts these before the extraJavaOptions of a profile or --conf, which would replace one another.
         options = [log_settings, _COMPILE_LARGE_METHODS, *([_USE_ARCHIVE] if _CLASS_ARCHIVE.exists() else [])]
-        options += [_FOR_SMALL_DATA] if is_local(master) and has_small_data(arguments) else []
+        options += [FOR_SMALL_DATA] if is_local(master) and has_small_data(arguments) else []
         command += ["--conf", f"spark.driver.defaultJavaOptions={' '.join(options)}"]
         command += ["--conf", f"spark.executor.defaultJavaOptions={_COMPILE_LARGE_METHODS}"]
         command += [str(ROOT / "spark_jobs" / "jobs" / f"{job}.py"), *arguments]

@@ -57,9 +57,7 @@ def new_wheel(folder: Path, log: RealLog, seed_end_ms: int, *, epsilon: float, e
 def turn(wheel: WheelFolder) -> None:
     """Turn once, or go on with the turn that was cut off. UserError where it fails."""
     # These logs are small, and never repay the JVM's second compiler: a turn takes half the processor time without it.
-    os.environ.setdefault(
-        "JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
-    )
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", f"{launch.FOR_SMALL_DATA} -XX:+UseSerialGC")
     code = launch.program("pipelines.turn", ["--wheel", str(wheel.path)])
     if code not in (0, REFUSED):
         raise UserError(f"the turn of {wheel.path} failed with exit code {code}: run the benchmark again, it goes on.")

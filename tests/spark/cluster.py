@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pyspark
 
-from pipelines.launch import ROOT
+from pipelines.launch import FOR_SMALL_DATA, ROOT
 
 HOME = Path(pyspark.__file__).parent
 # A worker each has its own address, so that Spark takes them for two machines.
@@ -26,7 +26,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2")
 # Small data never repays the JVM's second compiler.
 # The archive that `make setup` writes; Java starts without it where it is not there or of no use.
 _ARCHIVE = f"-XX:SharedArchiveFile={Path(sys.prefix) / 'spark.jsa'} -Xlog:cds=off -Xlog:cds+dynamic=off"
-QUICK_START = f"-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC {_ARCHIVE}"
+QUICK_START = f"{FOR_SMALL_DATA} -XX:+UseSerialGC {_ARCHIVE}"
 
 
 def wait_for(what: str, there: Callable[[], bool], *, seconds: float = 120) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from pipelines.launch import ROOT
+from pipelines.launch import FOR_SMALL_DATA, ROOT
 from schemas.snapshot import Snapshot, open_snapshot
 from spark_jobs.session import spark_session
 from tests.postgres import JDBC_JAR
@@ -19,8 +19,7 @@ from tests.spark.served import write_video_log
 
 # Small data never repays the JVM's second compiler: without it the session needs half the processor time.
 _JAVA_OPTIONS = (
-    "-XX:TieredStopAtLevel=1",
-    "-XX:ReservedCodeCacheSize=240m",  # one JVM compiles the plans of all tests
+    FOR_SMALL_DATA,
     "-XX:+UseSerialGC",
     f"-Dlog4j2.configurationFile={ROOT / 'spark_jobs' / 'log4j2.properties'}",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from pipelines.launch import ROOT
+from pipelines.launch import FOR_SMALL_DATA, ROOT
 from schemas.snapshot import open_snapshot
 from spark_jobs.jobs.ingest import StreamConfig, ingest_stream
 from spark_jobs.table_update import IngestConfig
@@ -49,7 +49,7 @@ def _running(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     arguments = ["--contract", f"{folder}/contract.yaml", "--raw", f"{folder}/raw", "--out", f"{folder}/out"]
     command = [str(Path(sys.executable).parent / "spark-submit"), *(f"--conf={setting}" for setting in SMALL)]
     command += [str(ROOT / "spark_jobs" / "jobs" / "ingest.py"), *arguments, "--max-quarantined", "1", *options]
-    options_of_java = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
+    options_of_java = f"{FOR_SMALL_DATA} -XX:+UseSerialGC"
     mine = {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "JAVA_TOOL_OPTIONS": options_of_java}
     log = (folder / "log.txt").open("wb")
     job = subprocess.Popen(command, env=os.environ | mine, stdout=log, stderr=log, start_new_session=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from pipelines.launch import ROOT, spark_submit
+from pipelines.launch import FOR_SMALL_DATA, ROOT, spark_submit
 from schemas.errors import UserError
 from schemas.snapshot import open_snapshot
 from tests.spark.logs import run_prepare, write_click_log, write_film_log
@@ -25,8 +25,8 @@ SMALL = ("spark.ui.enabled=false", "spark.driver.memory=512m", "spark.sql.shuffl
 OPTIONS = {
     "ingest": "contract raw out max-quarantined as-of day rebuild keep-versions stream once every files-per-batch "
     "checkpoint",
-    "prepare": "events out features split history-length train-histories seen-length negatives num-negatives num-train-negatives "
-    "min-count max-values seed rows-per-row-group ranks batch-size num-files",
+    "prepare": "events out features split history-length train-histories seen-length negatives num-negatives "
+    "num-train-negatives min-count max-values seed rows-per-row-group ranks batch-size num-files",
     "images": "images out size mode format quality split split-by seed max-quarantined augment strip-components "
     "min-side max-pixels",
     "profile_snapshot": "out",
@@ -37,7 +37,7 @@ OPTIONS = {
 def _small_jvms() -> Iterator[None]:
     """Spare each JVM started here the second compiler, which small data never repays."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC")
+        patch.setenv("JAVA_TOOL_OPTIONS", f"{FOR_SMALL_DATA} -XX:+UseSerialGC")
         yield
 
 
