@@ -1,0 +1,121 @@
+"""A release with a pickle, a module, a link or other bytes in it is refused, and nothing of it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from schemas.release import ITEMS, RETRIEVER, Release
+from tests.serving.running_server import Running, copy_of, promote, redescribe, write_arrow
+from training.bundle import bundle_digest
+from training.checkpoint import WEIGHTS
+
+pytestmark = pytest.mark.slow
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def _weights_are_a_pickle(release: Path, marker: Path) -> None:
+    (release / RETRIEVER / WEIGHTS).write_bytes(pickle.dumps(Touch(marker)))
+    _describe_bundles(release)
+
+
+def _a_pickle_beside_them(release: Path, marker: Path) -> None:
+    (release / RETRIEVER / "model.pt").write_bytes(pickle.dumps(Touch(marker)))
+    _describe_bundles(release)
+
+
+def _a_module_beside_them(release: Path, marker: Path) -> None:
+    (release / "sitecustomize.py").write_text(f"open({str(marker)!r}, 'w')")
+    redescribe(release, id="poisoned")
+
+
+def _a_link_out_of_the_folder(release: Path, marker: Path) -> None:
+    outside = release.parent / "outside.arrow"
+    shutil.move(release / ITEMS, outside)
+    (release / ITEMS).symlink_to(outside)
+    redescribe(release, id="poisoned")
+
+
+def _a_path_out_of_the_folder(release: Path, marker: Path) -> None:
+    shutil.move(release / ITEMS, release.parent / "outside.arrow")
+    content = json.loads((release / "release.json").read_text())
+    digest = content["files"].pop(ITEMS)
+    redescribe(release, id="poisoned", files={**content["files"], "../outside.arrow": digest})
+
+
+def _items_of_other_columns(release: Path, marker: Path) -> None:
+    write_arrow(release / ITEMS, pa.table({"item_id": [1, 2], "title": [b"\xff", b""]}))
+    redescribe(release, id="poisoned")
+
+
+def _items_that_are_no_arrow(release: Path, marker: Path) -> None:
+    (release / ITEMS).write_bytes(pickle.dumps(Touch(marker)))
+    redescribe(release, id="poisoned")
+
+
+def _bytes_that_changed(release: Path, marker: Path) -> None:
+    weights = release / RETRIEVER / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+
+def _describe_bundles(release: Path) -> None:
+    content: dict[str, Any] = json.loads((release / "release.json").read_text())
+    bundles = {name: bundle_digest(release / name) for name in content["bundles"]}
+    redescribe(release, id="poisoned", bundles=bundles)
+
+
+POISONS = (
+    _weights_are_a_pickle,
+    _a_pickle_beside_them,
+    _a_module_beside_them,
+    _a_link_out_of_the_folder,
+    _a_path_out_of_the_folder,
+    _items_of_other_columns,
+    _items_that_are_no_arrow,
+    _bytes_that_changed,
+)
+
+
+@pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__.strip("_"))
+def test_a_poisoned_release_is_refused_runs_nothing_and_leaves_the_champion_in_service(
+    poison: Callable[[Path, Path], None], server: Running, released: tuple[Path, Release], tmp_path: Path
+) -> None:
+    marker, release = tmp_path / "it-ran", copy_of(released[0], tmp_path / "release", "poisoned")
+    poison(release, marker)
+    with server.client() as client:
+        before = client.get("/healthz").json()["generation"]
+        promote(server.wheel, release, "poisoned")
+        server.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 15
+        while str(tmp_path) not in str(client.get("/healthz").json()["problem"]) and time.monotonic() < end:
+            time.sleep(0.05)
+        health = client.get("/healthz").json()
+        assert str(tmp_path) in health["problem"]
+        assert health["status"] == "degraded"
+        assert health["generation"] == before
+        assert client.get("/healthz", headers={"X-API-Key": ""}).json()["problem"] == "told to who has a key"
+        answer = client.post("/recommend", json={"user_id": "u1"}).json()
+        assert (answer["generation"], answer["fallback"]) == (before, None)
+    assert not marker.exists()
+    assert "Traceback" not in server.said()
