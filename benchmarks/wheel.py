@@ -37,6 +37,8 @@ SHOWN = ("recall@20", "ndcg@20", "first_recall@20", "hit_rate", "amplification")
 ITEMS = 20
 """Of a response."""
 _POPULAR = 0.1
+_REQUESTS = {"ml-100k": 5, "kuairand": 10}
+_EPOCHS = {"ml-100k": 8, "kuairand": 5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and chance (0 1 2)")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which arms (all)")
     add("--seed-share", type=float, default=0.5, help="of the log that a wheel begins with (0.5)")
-    add("--requests", type=int, default=5, help="of a user in a period (5)")
+    add("--requests", type=int, help=f"of a user in a period ({_by_log(_REQUESTS)})")
     add("--epsilon", type=float, default=0.1, help="exploration of the arm that explores (0.1)")
-    add("--epochs", type=int, default=15, help="of each training, at most (15)")
+    add("--epochs", type=int, help=f"of each training, at most ({_by_log(_EPOCHS)})")
     given = command.parse_args(arguments)
+    given.requests = given.requests or _REQUESTS[given.data]
+    given.epochs = given.epochs or _EPOCHS[given.data]
     to = Path(absolute(given.to)) / given.data
     setting = Setting(**{name: getattr(given, name) for name in Setting.__dataclass_fields__})
 
@@ -175,6 +179,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(benchmark(to, raw, setting, given.seeds, given.arms)))
 
     return answering_mistakes("benchmark wheel", work)
+
+
+def _by_log(defaults: dict[str, int]) -> str:
+    return ", ".join(f"{value} on {name}" for name, value in defaults.items())
 
 
 def check_same(folder: Path, setting: Setting) -> None:
