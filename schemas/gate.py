@@ -32,7 +32,7 @@ class GateRules(Strict):
     the difference reaches more than 4 times this to either side: so little data excuses nothing."""
     slice_by: tuple[str, ...] = ()
     """Columns by which candidate and champion must have been evaluated (`headrace evaluate --slice`); where empty,
-    whatever slices there are count."""
+    whatever slices there are count; where there are none, the check fails."""
     max_slice_loss: float = 0.05
     """How much worse the first metric of any slice of at least `min_slice_rows` may be."""
     min_slice_rows: Annotated[int, Field(gt=0)] = 200

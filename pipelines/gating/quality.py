@@ -85,8 +85,8 @@ def slices(evidence: Evidence) -> Finding:
             )
         elif sliced:
             good.append(f"{part}: no slice of {rules.min_slice_rows:,} rows (min_slice_rows) that could be held.")
-    if not bad and not good:
-        good.append("The rules name no column to slice by (slice_by), and there are no slices.")
+    if parts and not bad and not good:
+        bad.append("The rules name no column to slice by, and there are no slices: set slice_by, or waive slices.")
     return Finding(passed=not bad, reasons=(*bad, *good), files=_files(evidence, champion=True, parts=parts))
 
 

@@ -46,10 +46,10 @@ class Running:
 
 
 @contextmanager
-def running(wheel: Path, *arguments: str) -> Iterator[Running]:
+def running(wheel: Path, *arguments: str, program: str = "serving.server") -> Iterator[Running]:
     """Until the block ends; SIGTERM ends it, after what it does last."""
     said = wheel / "server.txt"
-    command = [sys.executable, "-m", "serving.server", "--wheel", str(wheel), "--port", "0", *arguments]
+    command = [sys.executable, "-m", program, "--wheel", str(wheel), "--port", "0", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with said.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -25,6 +24,7 @@ from schemas.snapshot import open_snapshot
 from spark_jobs.command_line import mistake_in
 from spark_jobs.jobs.images import ImagesConfig, images
 from spark_jobs.jobs.profile_snapshot import ProfileConfig, profile
+from tests.small_disk import give_room, small_disk
 from tests.spark.cluster import QUICK_START, Cluster, kill_all, standalone_cluster, wait_for
 from tests.spark.logs import run_ingest, run_prepare, write_click_log
 
@@ -198,22 +198,6 @@ def test_a_driver_killed_in_prepare_leaves_a_whole_snapshot_or_none(
     assert _manifest(out).content_sums == expected.content_sums
 
 
-@contextmanager
-def _small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=False)
-    if made.returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def _give_room(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-
-
 def _headrace(*words: str) -> subprocess.CompletedProcess[str]:
     conf = ["spark.ui.enabled=false", "spark.driver.memory=512m", f"spark.driver.extraJavaOptions={QUICK_START}"]
     command = [sys.executable, "-m", "pipelines.cli", words[0], "--profile", "local", "--master", "local[2]"]
@@ -233,14 +217,14 @@ def _said(done: subprocess.CompletedProcess[str], job: str) -> str:
 def test_a_full_disk_of_the_output_is_named_and_with_room_the_same_command_completes(
     log: Path, expected: Manifest, tmp_path: Path
 ) -> None:
-    with _small_disk(tmp_path / "disk", "128k") as disk:
+    with small_disk(tmp_path / "disk", "128k") as disk:
         command = ("prepare", "--events", f"{log}/events", "--out", f"{disk}/snapshot", *SPLIT)
         said = _said(_headrace(*command), "prepare")
         assert re.search(r"no space left on the disk of file:/\S+/disk/snapshot/\S+\. Nothing was published", said), (
             said
         )
         assert not (disk / "snapshot" / "manifest.json").exists()
-        _give_room(disk)
+        give_room(disk)
         again = _headrace(*command)
         assert again.returncode == 0, again.stderr
         assert _manifest(disk / "snapshot").content_sums == expected.content_sums
@@ -249,13 +233,13 @@ def test_a_full_disk_of_the_output_is_named_and_with_room_the_same_command_compl
 def test_a_full_disk_for_shuffles_is_named_and_with_room_the_same_command_completes(
     log: Path, expected: Manifest, tmp_path: Path
 ) -> None:
-    with _small_disk(tmp_path / "disk", "64k") as disk:
+    with small_disk(tmp_path / "disk", "64k") as disk:
         command = ("prepare", "--conf", f"spark.local.dir={disk}", "--events", f"{log}/events")
         command += ("--out", f"{tmp_path}/snapshot", *SPLIT)
         said = _said(_headrace(*command), "prepare")
         assert f"the disk for shuffles and spills (spark.local.dir, {disk})" in said
         assert not (tmp_path / "snapshot" / "manifest.json").exists()
-        _give_room(disk)
+        give_room(disk)
         again = _headrace(*command)
         assert again.returncode == 0, again.stderr
         assert _manifest(tmp_path / "snapshot").content_sums == expected.content_sums

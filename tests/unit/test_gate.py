@@ -240,6 +240,18 @@ def test_a_small_slice_does_not_count(wheel):
     assert judged(wheel)[0] == 0
 
 
+def test_without_any_slices_the_check_fails_unless_it_is_waived(wheel):
+    for name in ("ranker/evaluation-test.json", "champion-ranker.json"):
+        write(wheel / "generations/0002" / name, evaluation("ranker", slices={}))
+    code, verdict = judged(wheel)
+    assert code == gate.REFUSED
+    assert failed(verdict) == {
+        "slices": "The rules name no column to slice by, and there are no slices: set slice_by, or waive slices."
+    }
+    (wheel / "rules.yaml").write_text("waived: [slices]\n")
+    assert judged(wheel)[0] == 0
+
+
 def test_slices_that_the_rules_name_must_be_there(wheel):
     (wheel / "rules.yaml").write_text("slice_by: [country]\n")
     reason = failed(judged(wheel)[1])["slices"]
