@@ -69,6 +69,15 @@ class Trigger(Strict):
     """Share of columns."""
 
 
+class Registry(Strict):
+    """Where each promoted release becomes a version of a model."""
+
+    track: str
+    """MLflow's address, or `env`: MLFLOW_TRACKING_URI. Without a password: that belongs into the environment."""
+    model: str
+    """Name of the registered model."""
+
+
 class WheelSettings(Strict):
     """`wheel.yaml`."""
 
@@ -88,6 +97,7 @@ class WheelSettings(Strict):
     serving: ServingSettings = ServingSettings()
     gate: GateRules = GateRules()
     trigger: Trigger = Trigger()
+    registry: Registry | None = None
     ranks: Annotated[int, Field(gt=0)] = 1
     keep_generations: Annotated[int, Field(ge=2)] = 10
     """Folders of older ones that are not in service lose their snapshots and runs; verdicts and pages stay."""

@@ -62,6 +62,7 @@ def step(wheel: Path, command: str, options: dict[str, str]) -> int:
         out.write_text(json.dumps({**verdict, "checks": [check], "rules": {}}))
         return 3 if refused else 0
     elif command == "promote":
+        (wheel / "options.promote").write_text(json.dumps(options))
         release = Path(options["--release"])
         to = Path(options["--to"])
         before = json.loads(to.read_text()) if to.exists() else None

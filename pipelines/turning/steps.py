@@ -276,7 +276,10 @@ def promote(site: Site) -> Work | Needless:
     if now is not None and site.wheel.release_of(now) == site.generation.release:
         return Needless(f"{now.release} is in service")
     places = {"--release": site.generation.release, "--to": site.wheel.champion, "--verdict": site.generation.verdict}
-    return Work(commands=(_with("promote", places),))
+    command = _with("promote", places)
+    if (registry := site.settings.registry) is not None:
+        command = (*command, "--track", registry.track, "--model", registry.model)
+    return Work(commands=(command,))
 
 
 def _with(command: str, options: Mapping[str, object]) -> Command:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pytest
 from selenium import webdriver
@@ -71,6 +74,14 @@ class Browser:
     @property
     def focused(self) -> str:
         return self.driver.switch_to.active_element.get_attribute("id") or ""
+
+    def picture(self, name: str) -> None:
+        """A screenshot of more than a blank page, kept as NAME.png in the folder HEADRACE_SCREENSHOTS where that is set."""
+        png = self.driver.get_screenshot_as_png()
+        pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).reshape(-1, 3)
+        assert len(np.unique(pixels, axis=0)) > 50, "text and its edges have many colours, a blank page has one"
+        if (folder := os.environ.get("HEADRACE_SCREENSHOTS")) is not None:
+            Path(folder, f"{name}.png").write_bytes(png)
 
     def complaints(self) -> list[str]:
         """What the console holds: errors of scripts, of the policy, of what was not found."""
@@ -137,6 +148,9 @@ def test_a_person_is_found_sees_titles_clicks_and_sees_what_was_logged(page: Bro
     assert len(by_chance) == sum(item["explored"] for item in shown["items"]) == len(page.all("#for-you .badge"))
     clicked = page.all("#for-you .card h3")[0].text
     assert page.all("#watched h3")[0].text == clicked
+    page.picture("serving-page")
+    page.driver.execute_script("arguments[0].scrollIntoView()", logged)
+    page.picture("serving-logged")
 
 
 @needs_browser
@@ -206,6 +220,7 @@ def test_a_phone_scrolls_rows_and_not_the_page(page: Browser) -> None:
         assert page.driver.execute_script(
             "const r = document.querySelector('ol.row'); return r.scrollWidth > r.clientWidth"
         )
+        page.picture("serving-phone")
     finally:
         page.driver.set_window_size(size["width"], size["height"])
 
@@ -257,6 +272,7 @@ def test_the_dashboard_draws_generations_and_says_why_one_was_refused(browser: B
     assert EVIL in refused[0].get_attribute("textContent")
     assert browser.all("main img, main script") == []
     assert browser.complaints() == []
+    browser.picture("serving-dashboard")
 
 
 @needs_browser

@@ -85,16 +85,17 @@ def _describe_bundles(release: Path) -> None:
     redescribe(release, id="poisoned", bundles=bundles)
 
 
-POISONS = (
-    _weights_are_a_pickle,
-    _a_pickle_beside_them,
-    _a_module_beside_them,
-    _a_link_out_of_the_folder,
-    _a_path_out_of_the_folder,
-    _items_of_other_columns,
-    _items_that_are_no_arrow,
-    _bytes_that_changed,
-)
+POISONS = {
+    _weights_are_a_pickle: "SafetensorError",
+    _a_pickle_beside_them: "retriever/model.pt is no part of a release",
+    _a_module_beside_them: "sitecustomize.py is no part of a release",
+    _a_link_out_of_the_folder: "items.arrow is no part of a release",
+    _a_path_out_of_the_folder: "'../outside.arrow' leads out of the release",
+    _items_of_other_columns: "does not exist in schema",
+    _items_that_are_no_arrow: "Not an Arrow file",
+    _bytes_that_changed: "the bundle retriever was changed since the release was made",
+}
+"""And what the server says of each."""
 
 
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__.strip("_"))
@@ -112,6 +113,7 @@ def test_a_poisoned_release_is_refused_runs_nothing_and_leaves_the_champion_in_s
             time.sleep(0.05)
         health = client.get("/healthz").json()
         assert str(tmp_path) in health["problem"]
+        assert POISONS[poison] in health["problem"]
         assert health["status"] == "degraded"
         assert health["generation"] == before
         assert client.get("/healthz", headers={"X-API-Key": ""}).json()["problem"] == "told to who has a key"

@@ -96,8 +96,8 @@ def test_a_table_of_sparks_own_is_read_by_its_name(spark: SparkSession, tmp_path
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    if not JDBC_JAR.exists() or not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
-        pytest.skip("no PostgreSQL server or no driver: apt-get install postgresql libpostgresql-jdbc-java")
+    if not JDBC_JAR.exists():
+        pytest.skip("no driver of PostgreSQL: apt-get install libpostgresql-jdbc-java")
     with running_postgres() as server:
         yield server
 

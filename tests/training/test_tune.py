@@ -142,8 +142,6 @@ def test_a_trial_that_fails_is_written_down_and_the_search_goes_on_unless_all_do
 
 
 def test_a_search_in_postgresql_never_shows_nor_stores_the_password(url, tmp_path):
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
-        pytest.skip("no PostgreSQL server: apt-get install postgresql")
     with running_postgres() as server:
         storage, to = server.store("searches"), tmp_path / "to"
         arguments = command(url, to, "--trials", "1", "--storage", storage, fixed=[*SMALL[:3], "epochs=1"])
