@@ -76,7 +76,7 @@ class Browser:
         return self.driver.switch_to.active_element.get_attribute("id") or ""
 
     def picture(self, name: str) -> None:
-        """A screenshot of more than a blank page, kept as NAME.png in HEADRACE_SCREENSHOTS where that names a folder."""
+        """A screenshot of more than a blank page; kept as NAME.png in the folder HEADRACE_SCREENSHOTS."""
         png = self.driver.get_screenshot_as_png()
         pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).reshape(-1, 3)
         assert len(np.unique(pixels, axis=0)) > 50, "text and its edges have many colours, a blank page has one"
