@@ -67,7 +67,8 @@ def compare(spark: SparkSession, config: SkewConfig) -> SkewReport:
     shown = shown_rows(requests)
     served = served_features(shown).persist()
     with step(spark, "replay"):
-        batch = replay(spark, snapshot, events, shown).rows.persist()
+        from_item = release.feedback.from_item if release.feedback is not None else {}
+        batch = replay(spark, snapshot, events, shown, from_item).rows.persist()
         features = compare_features(
             served, batch, snapshot.transform.features, tolerance=config.tolerance, max_share=config.max_share
         )

@@ -6,6 +6,7 @@ those that came of the request itself, are left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -18,13 +19,15 @@ from schemas.feature_set import FeatureSet, parts
 from schemas.features import PastFeature
 from schemas.settings import parse_model
 from schemas.snapshot import Snapshot
+from spark_jobs.datasets import read_part
 from spark_jobs.fitted_tables import fitted_tables_of, history_shape_of
 from spark_jobs.log import Log, read_log
-from spark_jobs.spark_types import SPARK_TYPES
+from spark_jobs.spark_types import SPARK_TYPES, spark_schema
 from spark_jobs.transforms.encoding import FittedTables, HistoryShape, encoded, look_ups, with_ids
 from spark_jobs.transforms.histories import with_history
 from spark_jobs.transforms.past import past_of, past_of_state
 from spark_jobs.transforms.splits import SplitPolicy
+from spark_jobs.transforms.versions import VALID_FROM, with_entity_columns
 
 _STATE = "key string, tile bigint, rows bigint, labels double"
 
@@ -38,11 +41,17 @@ class Replay:
     events: DataFrame
 
 
-def replay(spark: SparkSession, snapshot: Snapshot, events: Snapshot, shown: DataFrame) -> Replay:
-    """In: rows of `shown_rows`. Out: request_id, place and the snapshot's features of each."""
+def replay(
+    spark: SparkSession, snapshot: Snapshot, events: Snapshot, shown: DataFrame, from_item: Mapping[str, str]
+) -> Replay:
+    """In: rows of `shown_rows`. Out: request_id, place and the snapshot's features of each.
+
+    `from_item`: columns of events that are copied from the item's row, by the items' column, as the feedback job does.
+    """
     fitted, shape = fitted_tables_of(spark, snapshot), history_shape_of(snapshot)
     log = read_log(spark, events, _wanted(snapshot), _cuts(snapshot), seed=0)
-    rows = _raw_rows(shown, log).persist()
+    rows = _raw_rows(shown, log, from_item)
+    rows = log.with_borrowed(_with_copied(spark, rows, events, from_item, log)).persist()
     past = {
         feature.name: _past(spark, snapshot, log.events, rows, feature)
         for feature in fitted.events.features
@@ -75,10 +84,10 @@ def _cuts(snapshot: Snapshot) -> SplitPolicy:
     return SplitPolicy(kind="time", cuts_ms=(first[0], max(first)))
 
 
-def _raw_rows(shown: DataFrame, log: Log) -> DataFrame:
-    """Rows as read_log gives events: ids, time, the columns of the context; and what is borrowed of user and item."""
+def _raw_rows(shown: DataFrame, log: Log, from_item: Mapping[str, str]) -> DataFrame:
+    """Rows as read_log gives events: ids, time, the columns of the context."""
     own = {parts(source)[1]: name for source, name in log.columns["events"].items() if parts(source)[0] == "events"}
-    present = {"user_id", "item_id", "event_time_ms"}
+    present = {"user_id", "item_id", "event_time_ms", *from_item}
     wanted = {column: name for column, name in own.items() if name not in present}
     context = F.from_json("context", _context_schema(log.contract, wanted)) if wanted else F.lit(None)
     row_id = F.xxhash64("request_id", "place")
@@ -86,8 +95,24 @@ def _raw_rows(shown: DataFrame, log: Log) -> DataFrame:
         "request_id", "place", "user_id", "item_id", F.col("time_ms").alias("event_time_ms"), row_id.alias("row_id"),
         F.lit("test").alias("split"), F.lit(None).cast("float").alias("label"), context.alias("_context"),
     )  # fmt: skip
-    rows = rows.withColumns({name: F.col(f"_context.{column}") for column, name in wanted.items()}).drop("_context")
-    return log.with_borrowed(rows)
+    return rows.withColumns({name: F.col(f"_context.{column}") for column, name in wanted.items()}).drop("_context")
+
+
+def _with_copied(
+    spark: SparkSession, rows: DataFrame, events: Snapshot, from_item: Mapping[str, str], log: Log
+) -> DataFrame:
+    """Add what events copy from the item's row, as it was when the item was shown."""
+    items = log.contract.items
+    wanted = [name for name in from_item if f"events.{name}" in log.columns["events"]]
+    if items is None or not wanted:
+        return rows
+    types = {column.name: SPARK_TYPES[column.type] for column in log.contract.events.columns}
+    known = read_part(spark, events.url, events.files("items"), spark_schema(items)).select(
+        F.col(items.key[0]).cast("string").alias("item_id"),
+        *(F.col(column.name).alias(VALID_FROM) for column in items.with_role("valid_from")),
+        *(F.col(from_item[name]).try_cast(types[name]).alias(name) for name in wanted),
+    )
+    return with_entity_columns(rows, known, key="item_id")
 
 
 def _context_schema(contract: Contract, columns: dict[str, str]) -> T.StructType:

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from schemas.drift import SKEW, SKEW_PAGE, FeatureSkew, SkewReport
 from schemas.errors import UserError
 from schemas.features import PastFeature
+from schemas.feedback import FeedbackRules
 from schemas.manifest import Parent
 from schemas.release import RELEASE, Release
 from schemas.served import IMPRESSION_COLUMNS
@@ -136,6 +137,25 @@ def test_features_that_equal_the_batchs_are_no_skew(run_skew: Skew) -> None:
     compared = {name: (feature.compared, feature.different) for name, feature in by_name(report).items()}
     of_request = {name: (6, 0) for name in ("user_idx", "history", "user_age", "event_device_idx", "event_price")}
     assert compared == of_request | {name: (15, 0) for name in ("item_idx", "item_genres_idx", "item_year_idx")}
+
+
+def test_what_events_copy_from_the_items_row_is_no_skew(run_skew: Skew, release: Path) -> None:
+    made = Release.model_validate_json((release / RELEASE).read_text(encoding="utf-8"))
+    rules = FeedbackRules.model_validate(
+        {"event": "impression", "labels": {"stars": {"action": "rate", "take": "value"}}, "window_hours": 1}
+        | {"from_item": {"price": "year"}}
+    )
+    (release / RELEASE).write_text(made.model_copy(update={"feedback": rules}).model_dump_json(), encoding="utf-8")
+    prices = {"a": (1990 - 20) / PRICE_STD, "b": (1991 - 20) / PRICE_STD, "d": (2001 - 20) / PRICE_STD}
+    items = {name: of | {"event_price": prices[name]} for name, of in ITEMS.items()}
+    known = REQUESTS["in between"]
+    own = {name: value for name, value in known["features"].items() if name != "event_price"}
+    try:
+        right = run_skew({"r": known | {"features": own, "items": items}})
+    finally:
+        (release / RELEASE).write_text(made.model_dump_json(), encoding="utf-8")
+    assert right.skewed == ()
+    assert {f.feature: f.compared for f in right.features}["event_price"] == 3
 
 
 def test_changed_and_missing_features_are_named_with_examples(run_skew: Skew, tmp_path: Path) -> None:
