@@ -110,8 +110,10 @@ def ends(slices: Sequence[SliceMetrics], column: str) -> tuple[SliceMetrics, Sli
     """The first and the last range of a number, as slices are named."""
     ranges = [one for one in slices if one.column == column]
     low = next(one for one in ranges if one.value.startswith("up to ") or one.value == "all")
-    high = next((one for one in ranges if one.value.startswith("over ") and " to " not in one.value), low)
-    return low, high
+    above = [one for one in ranges if one.value.startswith("over ")]
+    # A range without an upper edge is not there where the last edge is the largest value, as of labels 0 and 1.
+    without_end = [one for one in above if " to " not in one.value]
+    return low, (without_end or above or [low])[-1]
 
 
 def show(name: str, part: Part, runs: Sequence[Mapping[str, Any]], console: Console) -> dict[str, Any]:

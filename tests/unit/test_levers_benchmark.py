@@ -37,6 +37,8 @@ def test_the_lowest_and_the_highest_slice_are_the_outer_ranges():
     slices = [SliceMetrics(column="label", value=value, metrics={}) for value in values]
     low, high = levers.ends([SliceMetrics(column="tab", value="up to 1", metrics={}), *slices], "label")
     assert (low.value, high.value) == ("up to 3", "over 4")
+    of_clicks = [SliceMetrics(column="label", value=value, metrics={}) for value in ("up to 0", "over 0 to 1")]
+    assert [one.value for one in levers.ends(of_clicks, "label")] == ["up to 0", "over 0 to 1"]
 
 
 def test_a_lever_stands_beside_the_recipe_on_the_same_seeds():
