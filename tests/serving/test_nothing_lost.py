@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -147,34 +147,31 @@ def check_each_counted_once(seed: Path, landed: Path, promises: Path, *, at_leas
 @pytest.mark.timeout(180 + 40 * KILLS)
 def test_what_the_server_answered_or_accepted_is_counted_exactly_once_after_kill_9(tmp_path, released, seed):
     release, logs, to, promises = released[0], tmp_path / "logs", tmp_path / "landed", tmp_path / "promises"
-    port, choose = free_port(), random.Random(KILLS)
+    port, choose, said = free_port(), random.Random(KILLS), tmp_path / "said"
     load = server = None
-    with (tmp_path / "said").open("wb") as said, promises.open("wb") as told:
+    promises.touch()
+    with said.open("ab") as told, ExitStack() as stack:
         try:
             for _ in range(KILLS):
-                server = serve(release, logs, port, said)
+                server = serve(release, logs, port, told)
                 server.send_signal(signal.SIGHUP)  # nothing to look at, and no reason to end
-                if load is None:
-                    key = (logs / "local.key").read_text().strip()
-                    program = [sys.executable, "-m", "tests.serving.load_program", str(port), key, "8"]
-                    load = subprocess.Popen(program, cwd=ROOT, stdout=told, stderr=said)
+                load = load or stack.enter_context(loaded(port, logs, promises, said))
                 wait_for_more(promises, 50, load)
                 time.sleep(choose.uniform(0, 0.3))
                 server.kill()
                 assert server.wait() == -9
                 if choose.random() < 0.5:
                     assert land(["--logs", str(logs), "--to", str(to), "--delete-landed"]) == 0
-            server = serve(release, logs, port, said)
+            server = serve(release, logs, port, told)
             wait_for_more(promises, 50, load)
             before = {kind: promised(promises, kind) for kind in KINDS}
             assert land(["--logs", str(logs), "--to", str(to), "--seal"]) == 0
             for kind in KINDS:
                 assert set(before[kind]) <= set(landed_rows(to, kind).column(IDS[kind]).to_pylist())
         finally:
-            for process in (load, server):
-                if process is not None:
-                    process.kill()
-                    process.wait()
+            if server is not None:
+                server.kill()
+                server.wait()
     assert land(["--logs", str(logs), "--to", str(to)]) == 0
     check_each_counted_once(seed, to, promises, at_least=10 * KILLS)
 
