@@ -8,6 +8,7 @@ from pipelines.turning.beginnings import begin_wheel, known_wheels
 from pipelines.turning.wheel_folder import WheelFolder
 from schemas.contract import read_contract
 from schemas.errors import UserError
+from schemas.feature_set import column_name, read_feature_set
 from schemas.wheel import read_wheel
 
 
@@ -20,6 +21,8 @@ def test_a_wheel_to_begin_with_is_sound_and_speaks_of_columns_that_its_contract_
     events = read_contract(settings.contract).events
     labels = {column.name for column in events.columns if column.role == "label"}
     assert labels <= {*settings.feedback.labels} <= {column.name for column in events.columns}
+    made = {column_name(feature) for feature in read_feature_set(None, read_contract(settings.contract)).features}
+    assert {*settings.gate.slice_by} <= made, "columns of the snapshot, not of the log"
     with pytest.raises(UserError, match="is there already"):
         begin_wheel(tmp_path, name)
 
