@@ -199,6 +199,8 @@ def build_environment(target: Target, scratch: Path) -> dict[str, str]:
             "HOROVOD_GPU": "CUDA",
             "HOROVOD_GPU_OPERATIONS": "NCCL",
             "HOROVOD_CUDA_HOME": str(target.nccl.cuda_home),
+            # torch's build flags name CUDA's libraries, and take /usr/local for its home where nvcc is a link there.
+            "CUDA_HOME": str(target.nccl.cuda_home),
             "HOROVOD_NCCL_INCLUDE": str(target.nccl.include),
             "HOROVOD_NCCL_LIB": str(linkable_nccl(target.nccl, scratch)),
             "HOROVOD_NCCL_LINK": "SHARED",
