@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group: see TorchRanks
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,7 +25,9 @@ class TorchRanks:
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if on_gpu else "gloo")
-        # Its threads must end before the process does, or the process ends with an abort, though all is done.
+        # Its threads must end before the process does, or the process now and then ends with an abort, though all is
+        # done. They end with the last that holds the group; torch.distributed.nn, which optimizers import, would hold
+        # it as a default argument, had it first been imported from here on.
         atexit.register(dist.destroy_process_group)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = torch.device("cuda" if on_gpu else "cpu")
