@@ -28,7 +28,7 @@ from schemas.generations import (
     Turn,
     VocabularyGrowth,
 )
-from schemas.manifest import MANIFEST, SPLITS, Manifest
+from schemas.manifest import MANIFEST, Manifest
 from schemas.off_policy import OffPolicyReport
 from schemas.settings import M, parse_model
 from schemas.snapshot import open_snapshot
@@ -106,7 +106,7 @@ def generation(
         "new_events": events - before.events if before is not None and before.events is not None else None,
         "new_in_train": new_in_train(manifest, before.events) if before is not None else None,
         "ledgers": manifest.ledger.tables,
-        "splits": {split: getattr(splits, split) for split in SPLITS} if splits is not None else {},
+        "splits": splits.parts() if splits is not None else {},
         "vocabularies": tuple(
             VocabularyGrowth(name=name, size=one.size, before=sizes.get(name)) for name, one in vocabularies.items()
         ),
@@ -129,7 +129,7 @@ def new_in_train(manifest: Manifest, events_before: int | None) -> int | None:
     splits = manifest.ledger.splits
     if splits is None or events_before is None or not str(manifest.config.get("split", "")).startswith("time:"):
         return None
-    return max(0, splits.train - events_before)
+    return max(0, splits.past + splits.train - events_before)
 
 
 def metrics(folder: GenerationFolder) -> tuple[MetricChange, ...]:

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.bundle import RunEvaluation
-from schemas.manifest import SPLITS
 from schemas.snapshot import Snapshot
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "hr@10", "mrr@10", "coverage@10")
@@ -44,7 +43,7 @@ def ledger_table(snapshot: Snapshot, runs: Sequence[Path]) -> Table:
     table.add_row(
         "events, accepted",
         f"{splits.accepted:,}",
-        " + ".join(f"{getattr(splits, split):,} {split}" for split in SPLITS),
+        " + ".join(f"{count:,} {name}" for name, count in splits.parts().items()),
     )
     for run in runs:
         epochs = rows_trained_on(run)

@@ -42,16 +42,24 @@ class SplitLedger(Strict):
     """Where the accepted events went."""
 
     accepted: int
+    past: int = 0
+    """Older than the rows of train: they are in histories, vocabularies and counts, and no rows."""
     train: int
     valid: int
     test: int
 
+    def parts(self) -> dict[str, int]:
+        """All that events can have come to, by its name."""
+        rows = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {"past": self.past, **rows} if self.past else rows
+
     def check(self) -> None:
-        """Raise LedgerError unless accepted = train + valid + test."""
-        if self.accepted != self.train + self.valid + self.test:
+        """Raise LedgerError unless accepted = past + train + valid + test."""
+        if self.accepted != sum(self.parts().values()):
+            parts = " + ".join(f"{name} {count:,}" for name, count in self.parts().items())
             raise LedgerError(
-                f"the ledger does not add up: {self.accepted:,} events accepted, but train {self.train:,} + "
-                f"valid {self.valid:,} + test {self.test:,} = {self.train + self.valid + self.test:,}."
+                f"the ledger does not add up: {self.accepted:,} events accepted, but {parts} = "
+                f"{sum(self.parts().values()):,}."
             )
 
 

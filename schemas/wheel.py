@@ -94,6 +94,9 @@ class WheelSettings(Strict):
     retriever: LearnerSettings = LearnerSettings(recipe="two_tower")
     ranker: LearnerSettings | None = None
     warm_start: bool = True
+    train_days: Annotated[float, Field(gt=0)] | None = None
+    """Where all models go on from the champion's weights, they learn from the events of the last so many days of train;
+    what is older is in histories, vocabularies and counts alone. None: from all events, each generation."""
     serving: ServingSettings = ServingSettings()
     gate: GateRules = GateRules()
     trigger: Trigger = Trigger()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import yaml
 
+from pipelines.turning.files import sha256_of
 from pipelines.turning.wheel_folder import GenerationFolder, WheelFolder, is_release
 from pipelines.turning.work import Needless, Work
 from schemas.bundle import BUNDLE
@@ -56,6 +57,29 @@ class Site:
     @property
     def id(self) -> str:
         return id_of(self.generation.number)
+
+    @property
+    def asked_of_learners(self) -> str:
+        """What names the models: their settings as a text, and of recipes that are files also what is in them."""
+        asked = {
+            name: learner.model_dump(mode="json") | {"recipe_sha256": sha256_of(Path(learner.recipe))}
+            for name, learner in self.learners.items()
+        }
+        return yaml.safe_dump(asked, sort_keys=False)
+
+    def bundle_to_go_on_from(self, learner: str) -> Path | None:
+        """The champion's, which a model warm-starts with."""
+        if not self.settings.warm_start or self.champions_release is None:
+            return None
+        bundle = self.champions_release / learner
+        return bundle if (bundle / BUNDLE).is_file() else None
+
+    def all_go_on(self) -> bool:
+        """Whether every model goes on from the champion's weights: a model that begins anew needs all events."""
+        before = self.champions
+        if before is None or not before.learners.is_file() or before.learners.read_text() != self.asked_of_learners:
+            return False
+        return all(self.bundle_to_go_on_from(name) is not None for name in self.learners)
 
     def waived(self, check: Check) -> Needless | None:
         """A report that only a waived check would read costs a Spark start or more, and decides nothing."""
@@ -130,6 +154,8 @@ def prepare(site: Site) -> Work:
         command = (*command, "--features", site.settings.features)
     for name, value in site.settings.prepare.items():
         command = (*command, f"--{name}", str(value))
+    if site.settings.train_days is not None and site.all_go_on():
+        command = (*command, "--train-days", str(site.settings.train_days))
     files = (Path(site.settings.features),) if site.settings.features and Path(site.settings.features).exists() else ()
     return Work(commands=(command,), reads=(site.wheel.events / MANIFEST, *files), writes=(snapshot,))
 
@@ -188,8 +214,7 @@ def _train(site: Site, name: str) -> Work | Needless:
     reads = [site.generation.snapshot / MANIFEST]
     if Path(learner.recipe).is_file():
         reads.append(Path(learner.recipe))
-    before = site.champions_release / name if site.champions_release is not None else None
-    if site.settings.warm_start and before is not None and (before / BUNDLE).is_file():
+    if (before := site.bundle_to_go_on_from(name)) is not None:
         command = (*command, "--warm-start", str(before), "--or-anew")
         reads.append(before / BUNDLE)
     return Work(commands=(command,), reads=tuple(reads), writes=(run,))
@@ -230,7 +255,7 @@ def release(site: Site) -> Work:
     return Work(
         commands=(_with("release", places),),
         # The file is read by the command; that of it which counts here is `serving`, not the gate's rules.
-        files={here.path / "serving.yaml": serving},
+        files={here.path / "serving.yaml": serving, here.learners: site.asked_of_learners},
         reads=bundles,
         writes=(here.release,),
         afresh=True,

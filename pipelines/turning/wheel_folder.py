@@ -37,6 +37,11 @@ class GenerationFolder:
     def verdict(self) -> Path:
         return self.path / "verdict.json"
 
+    @property
+    def learners(self) -> Path:
+        """What its models were asked to be."""
+        return self.path / "learners.yaml"
+
     def run(self, learner: str) -> Path:
         """Of the retriever or the ranker."""
         return self.path / learner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from pyspark.sql import SparkSession
 from schemas.drift import DRIFT, DRIFT_PAGE, DriftReport
 from schemas.storage import absolute, join
 from schemas.version import now_utc
-from spark_jobs.command_line import moment, parser, run, whole
+from spark_jobs.command_line import moment, parser, positive, run, whole
 from spark_jobs.drifting.comparison import observe
 from spark_jobs.drifting.page import drift_page
 from spark_jobs.drifting.pairs import pair_of
@@ -106,12 +105,6 @@ def window(text: str) -> Window:
     if None not in found and found[0] >= found[1]:  # type: ignore[operator]
         raise argparse.ArgumentTypeError(f"{text}: the window ends before it begins")
     return found[0], found[1]
-
-
-def positive(text: str) -> float:
-    if not (float(text) > 0 and math.isfinite(float(text))):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return float(text)
 
 
 def chance(text: str) -> float:

@@ -19,7 +19,7 @@ from schemas.manifest import SPLITS, Manifest, Parent, QueryGrain
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute
 from schemas.version import VERSION
-from spark_jobs.command_line import parser, run, whole
+from spark_jobs.command_line import parser, positive, run, whole
 from spark_jobs.datasets import STAGING, write_table
 from spark_jobs.fit_tables import fit_tables
 from spark_jobs.log import Log, check, read_log
@@ -39,6 +39,7 @@ from spark_jobs.transforms.encoding import (
     user_rows,
     with_ids,
 )
+from spark_jobs.transforms.event_days import DAY_MS
 from spark_jobs.transforms.fitting import VocabularyLimits
 from spark_jobs.transforms.histories import blocks_by_popularity, with_negatives
 from spark_jobs.transforms.past import state_of
@@ -58,6 +59,8 @@ class PrepareConfig:
     seen_length: int
     train_histories: str | None = None
     """`before` or `others`; None: by the split."""
+    train_days: float | None = None
+    """Of the end of train, whose events are rows of it; None: all."""
     negatives: str = "uniform"
     num_negatives: int
     num_train_negatives: int = 0
@@ -90,7 +93,8 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     if policy.kind != "time":  # the others sort every user's events to split them
         log.events.persist(StorageLevel.MEMORY_AND_DISK)
     with step(spark, "statistics of the splits"):
-        statistics = statistics_of(log)
+        since_ms = first_row_of_train(log, config.train_days)
+        statistics = statistics_of(log, since_ms)
     counts = check_splits(statistics, parent)
     with step(spark, "vocabularies and moments"):
         limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
@@ -102,7 +106,8 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     sizes = {name: size for name, size in fitted.transform(shape).index_sizes.items() if name in columns}
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
-        train = encoded(train_rows(with_ids(log.train, fitted), learned, shape), fitted, known)
+        asked = train_rows(with_ids(log.train, fitted), learned, shape, since_ms=since_ms)
+        train = encoded(asked, fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns, *shape.columns]
         train_columns = columns
@@ -116,7 +121,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
             held_out_columns = [*columns, *QUERY_COLUMNS]
             write_splits(publication, held_out, ["valid", "test"], held_out_columns, sizes, counts, config)
     else:
-        every_row = encoded(rows, fitted, known)
+        every_row = encoded(rows.where(part_of(since_ms) != "past"), fitted, known)
         with step(spark, "train, valid and test"):
             write_splits(publication, every_row, SPLITS, columns, sizes, counts, config)
     with step(spark, "items and users"):
@@ -147,13 +152,30 @@ def parse_negatives(text: str) -> float:
     raise UserError(f"negatives {text!r} are neither uniform nor popularity:ALPHA with an ALPHA up to 2, such as 0.75.")
 
 
-def statistics_of(log: Log) -> Statistics:
+def first_row_of_train(log: Log, days: float | None) -> int | None:
+    """The moment from which events of train are rows of it; None where all are."""
+    if days is None:
+        return None
+    last = log.train.agg(F.max("event_time_ms")).first()
+    assert last is not None
+    return int(last[0] - days * DAY_MS) + 1 if last[0] is not None else None
+
+
+def part_of(since_ms: int | None) -> Column:
+    """The split that an event is a row of, or `past`."""
+    split = F.col("split")
+    if since_ms is None:
+        return split
+    return F.when((split == "train") & (F.col("event_time_ms") < since_ms), "past").otherwise(split)
+
+
+def statistics_of(log: Log, since_ms: int | None) -> Statistics:
     """By split, in one pass over a few columns: what a reader asks first of the events."""
     who = [
         F.approx_count_distinct(f"{name}_id").alias(f"{name}s_about") for name in ("user", "item") if name in log.ids
     ]
     labels = [F.avg(F.nanvl(F.col(name), F.lit(None))).alias(f"mean_{name}") for name in log.labels]
-    stock = log.events.groupBy("split").agg(
+    stock = log.events.groupBy(part_of(since_ms).alias("split")).agg(
         F.count("*").alias("rows"),
         *who,
         F.min("event_time_ms").alias("first_event_time_ms"),
@@ -275,7 +297,8 @@ def publish(
     entities = [f"{name}s" for name in ("item", "user") if name in fitted.ids]
     parts = publication.data_files([*SPLITS, *entities, *vocabularies, *states])
     written = {split: sum(file.rows for file in parts[split]) for split in SPLITS}
-    accepted = parent.manifest.ledger.tables["events"].accepted
+    past = int(statistics["past"]["rows"]) if "past" in statistics else 0
+    splits = SplitLedger(accepted=parent.manifest.ledger.tables["events"].accepted, past=past, **written)
     stock = take_stock(publication.spark, publication.url, {split: parts[split] for split in SPLITS}, figures)
     publication.commit(
         Manifest(
@@ -283,7 +306,7 @@ def publish(
             kind="snapshot",
             contract=parent.manifest.contract,
             parents=(Parent(url=parent.url, id=parent.manifest.id, digest=parent.manifest.digest()),),
-            ledger=Ledger(tables=parent.manifest.ledger.tables, splits=SplitLedger(accepted=accepted, **written)),
+            ledger=Ledger(tables=parent.manifest.ledger.tables, splits=splits),
             parts=parts,
             transform=fitted.transform(shape),
             query_grain=grain,
@@ -292,8 +315,8 @@ def publish(
             statistics={split: {**statistics[split], **stock.figures[split]} for split in SPLITS},
         )
     )
-    shown = " + ".join(f"{count:,} {split}" for split, count in written.items())
-    print(f"prepare: {accepted:,} events = {shown}")
+    shown = " + ".join(f"{count:,} {name}" for name, count in splits.parts().items())
+    print(f"prepare: {splits.accepted:,} events = {shown}")
     print(f"prepare: published {config.out}")
 
 
@@ -309,6 +332,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--train-histories",
         choices=("before", "others"),
         help="rows of train hold what their user did before, or all else in train (before; split by ratio: others)",
+    )
+    add(
+        "--train-days",
+        type=positive,
+        help="rows of train are its events of its last so many days; what is older is in histories, vocabularies and "
+        "counts alone (all)",
     )
     add("--seen-length", type=int, default=1000, help="items of a user's past that a ranking leaves out, at most")
     add("--negatives", default="uniform", help="how negatives are drawn: uniform, or popularity:ALPHA")

@@ -157,7 +157,7 @@ def _ledger(profile: Profile) -> Html:
         flows.append(_flow(name, head + more, parts))
     splits = profile.ledger.splits
     if splits is not None:
-        parts = [(f"g-{split}", getattr(splits, split), split) for split in ("train", "valid", "test")]
+        parts = [("" if name == "past" else f"g-{name}", count, name) for name, count in splits.parts().items()]
         flows.append(_flow("events", f"{integer(splits.accepted)} accepted are split", parts))
     return _section("ledger", tag("div", *flows, cls="flow"))
 

@@ -15,6 +15,7 @@ def table(**changes: int) -> TableLedger:
 
 def test_a_ledger_that_adds_up_passes():
     Ledger(tables={"events": table()}, splits=SplitLedger(accepted=7, train=5, valid=1, test=1)).check()
+    Ledger(tables={"events": table()}, splits=SplitLedger(accepted=7, past=3, train=2, valid=1, test=1)).check()
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,10 @@ def test_a_ledger_that_adds_up_passes():
         (
             Ledger(tables={"events": table()}, splits=SplitLedger(accepted=7, train=5, valid=1, test=0)),
             "7 events accepted, but train 5",
+        ),
+        (
+            Ledger(tables={"events": table()}, splits=SplitLedger(accepted=7, past=4, train=2, valid=1, test=1)),
+            "7 events accepted, but past 4 \\+ train 2",
         ),
         (
             Ledger(tables={"events": table()}, splits=SplitLedger(accepted=6, train=4, valid=1, test=1)),

@@ -382,3 +382,28 @@ def test_candidate_and_champion_are_both_evaluated_by_the_columns_that_the_gate_
     assert len(work.commands) == 2
     for command in work.commands:
         assert " ".join(command).endswith("--slice tab --slice age --ranks 1")
+
+
+def test_models_that_go_on_learn_of_the_last_days_and_those_that_begin_anew_of_all(wheel):
+    path = wheel.path / "wheel.yaml"
+    path.write_text(path.read_text() + "train_days: 7\n")
+
+    def prepare() -> str:
+        site = Site(wheel=wheel, settings=wheel.settings(), generation=wheel.generation(2), champion=wheel.in_service())
+        work = STEPS["prepare"](site)
+        assert isinstance(work, Work)
+        return " ".join(work.commands[0])
+
+    assert "--train-days" not in prepare(), "there is no champion"
+    assert run(wheel) == 0
+    assert "--train-days" not in prepare(), "there are no weights of the champion"
+    bundle = wheel.generation(1).release / "retriever" / "bundle.json"
+    bundle.parent.mkdir(exist_ok=True)
+    bundle.touch()
+    assert prepare().endswith("--train-days 7.0")
+    text = path.read_text()
+    path.write_text(text.replace("recipe: two_tower", "recipe: sasrec"))
+    assert path.read_text() != text
+    assert "--train-days" not in prepare(), "the champion is another model"
+    path.write_text(text + "warm_start: false\n")
+    assert "--train-days" not in prepare(), "no model goes on from the champion's weights"
