@@ -49,6 +49,7 @@ class Setting:
     requests: int
     epsilon: float
     epochs: int
+    train_days: float | None = None
 
 
 def run_arm(folder: Path, arm: str, log: RealLog, setting: Setting, seed: int) -> list[dict[str, Any]]:
@@ -62,7 +63,8 @@ def run_arm(folder: Path, arm: str, log: RealLog, setting: Setting, seed: int) -
         epsilon = setting.epsilon if arm == "wheel, exploring" else 0.0
         # What is frozen is the greedy wheel's first generation: the two are the same until its second.
         place = folder / ("exploring" if arm == "wheel, exploring" else "greedy")
-        wheel = new_wheel(place, log, cuts[0], epsilon=epsilon, epochs=setting.epochs, seed=seed)
+        asked: dict[str, Any] = {"epsilon": epsilon, "epochs": setting.epochs, "train_days": setting.train_days}
+        wheel = new_wheel(place, log, cuts[0], **asked, seed=seed)
         if wheel.in_service() is None:
             turn(wheel)
         first_release(wheel)
@@ -163,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--requests", type=int, help=f"of a user in a period ({_by_log(_REQUESTS)})")
     add("--epsilon", type=float, default=0.1, help="exploration of the arm that explores (0.1)")
     add("--epochs", type=int, help=f"of each training, at most ({_by_log(_EPOCHS)})")
+    add("--train-days", type=float, help="of a wheel that goes on: what it learns from (all days)")
     given = command.parse_args(arguments)
     given.requests = given.requests or _REQUESTS[given.data]
     given.epochs = given.epochs or _EPOCHS[given.data]

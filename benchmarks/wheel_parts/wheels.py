@@ -25,7 +25,16 @@ from serving.append_log import AppendLog
 _EPOCHS = re.compile(r"^epochs=")
 
 
-def new_wheel(folder: Path, log: RealLog, seed_end_ms: int, *, epsilon: float, epochs: int, seed: int) -> WheelFolder:
+def new_wheel(
+    folder: Path,
+    log: RealLog,
+    seed_end_ms: int,
+    *,
+    epsilon: float,
+    epochs: int,
+    train_days: float | None = None,
+    seed: int,
+) -> WheelFolder:
     """The built-in one without its ranker, on the first part of the log, with so many epochs and this much chance."""
     wheel = WheelFolder(folder)
     if wheel.wheel.is_file():
@@ -50,6 +59,7 @@ def new_wheel(folder: Path, log: RealLog, seed_end_ms: int, *, epsilon: float, e
         "waived": ["drift", "skew", "slices", "calibration", "off_policy"],
     }
     settings["keep_generations"] = 2
+    settings["train_days"] = train_days
     write_text(wheel.wheel, yaml.safe_dump(settings, sort_keys=False))
     return wheel
 
