@@ -106,7 +106,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     sizes = {name: size for name, size in fitted.transform(shape).index_sizes.items() if name in columns}
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
-        asked = train_rows(with_ids(log.train, fitted), learned, shape, since_ms=since_ms)
+        asked = train_rows(log.train, fitted, learned, shape, since_ms=since_ms)
         train = encoded(asked, fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns, *shape.columns]

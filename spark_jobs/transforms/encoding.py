@@ -24,7 +24,7 @@ from schemas.features import (
 from schemas.manifest import QueryGrain
 from spark_jobs.transforms.feature_columns import RowFeature, feature_column
 from spark_jobs.transforms.fitting import Fitted, FittedVocabulary
-from spark_jobs.transforms.histories import items_per_user, left_padded, with_events_before, with_history
+from spark_jobs.transforms.histories import items_per_user, left_padded, with_history
 from spark_jobs.transforms.past import past_of, with_past
 from spark_jobs.transforms.versions import VALID_FROM, latest, with_entity_columns
 from spark_jobs.transforms.vocabulary import with_index, with_indices
@@ -182,15 +182,19 @@ def _of_nothing(feature: Feature) -> Column:
     return F.array(*map(F.lit, value)) if isinstance(value, list) else F.lit(value).cast(feature.dtype[:-2])
 
 
-def train_rows(train: DataFrame, grain: QueryGrain, shape: HistoryShape, *, since_ms: int | None = None) -> DataFrame:
-    """Add `history` to train's events. In and out: one row per event of train, with item_idx; out those `since_ms`."""
-    rows = train if since_ms is None else train.where(F.col("event_time_ms") >= since_ms)
+def train_rows(
+    train: DataFrame, fitted: FittedTables, grain: QueryGrain, shape: HistoryShape, *, since_ms: int | None = None
+) -> DataFrame:
+    """Add user_idx, item_idx and `history` to train's events. In: one row per event; out: one per event `since_ms`."""
+    since = F.lit(True) if since_ms is None else F.col("event_time_ms") >= since_ms
+    if since_ms is not None:  # histories of all others are not asked for
+        train = train.join(train.where(since).select("user_id").distinct(), on="user_id", how="left_semi")
+    train = with_ids(train, fitted)
     if grain == "event":  # what came before an event of train is train too
-        known = train if since_ms is None else with_events_before(train, since_ms, shape.length)
-        made = with_history(known, length=shape.length, with_gaps=shape.with_gaps)
-        return made if since_ms is None else made.where(F.col("event_time_ms") >= since_ms)
+        return with_history(train, length=shape.length, with_gaps=shape.with_gaps).where(since)
     # All of a user's train items but the row's own: a random split hides items in between, not in the past.
-    joined = rows.join(items_per_user(train, length=shape.seen_length, name="_train"), on="user_id", how="left")
+    known = items_per_user(train, length=shape.seen_length, name="_train")
+    joined = train.where(since).join(known, on="user_id", how="left")
     others = F.array_remove(F.coalesce("_train", _nothing()), F.col("item_idx"))
     return joined.withColumn("history", left_padded(others, shape.length)).drop("_train")
 

@@ -40,18 +40,6 @@ def with_history(
     return _with_tie(events).withColumns(added).drop("_tie")
 
 
-def with_events_before(events: DataFrame, since_ms: int, count: int) -> DataFrame:
-    """The events since then, and of their users the last `count` before: all that their histories are made of."""
-    at = F.col("event_time_ms")
-    recent = events.where(at >= since_ms)
-    asked = recent.select("user_id").distinct()
-    # Among events of one time the order is the history's, so the last of them are the last that it would take.
-    latest = Window.partitionBy("user_id").orderBy(F.desc("event_time_ms"), F.desc("_tie"))
-    older = _with_tie(events.where(at < since_ms).join(asked, on="user_id", how="left_semi"))
-    kept = older.withColumn("_age", F.row_number().over(latest)).where(F.col("_age") <= count)
-    return recent.unionByName(kept.drop("_age", "_tie"))
-
-
 def items_per_user(events: DataFrame, *, length: int, name: str, times: str | None = None) -> DataFrame:
     """One row per user: `user_id` and, as `name`, the last `length` items of `events`, oldest first.
 
