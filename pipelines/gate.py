@@ -16,6 +16,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from pipelines import registry
 from pipelines.gating.data_quality import data_quality
 from pipelines.gating.earnings import off_policy
 from pipelines.gating.evidence import Evidence, Finding, NoEvidence, read
@@ -141,9 +142,14 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--champion", metavar="DIR", help="that of the champion (none: the first generation)")
     command.add_argument("--rules", required=True, metavar="FILE", help="YAML with rules, or a wheel.yaml")
     command.add_argument("--out", required=True, metavar="FILE", help="verdict.json to write")
+    registry.add_options(command, "the candidate as challenger")
     given = command.parse_args(arguments)
+    registry.check_options(command, given)
     verdicts: list[GateVerdict] = []
     code = answering_mistakes("gate", lambda: verdicts.append(gate(given)))
+    if code == 0 and given.track is not None:
+        # A registry that does not answer says so, and decides nothing.
+        registry.register(Path(verdicts[0].candidate), given, alias="challenger", verdict=absolute(given.out))
     return code or (0 if verdicts[0].passed else REFUSED)
 
 

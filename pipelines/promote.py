@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipelines import launch
+from pipelines import registry
 from schemas.durable import append_line, write_text
 from schemas.errors import UserError
 from schemas.gate import GateVerdict
@@ -162,14 +162,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def register(champion: Champion, to: Path, *, uri: str, model: str, alias: str, force: str | None) -> int:
-    """Make the release a version in MLflow's registry; give the exit code."""
-    arguments = ["--release", str(folder_of(champion, to)), "--track", uri, "--model", model, "--alias", alias]
-    arguments += ["--verdict", champion.verdict] if champion.verdict is not None else []
-    arguments += ["--forced", force] if force is not None else []
-    return launch.program("training.register_release", arguments)
-
-
 def main(arguments: list[str] | None = None) -> int:
     command = Parser(prog="headrace promote", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = command.add_mutually_exclusive_group(required=True)
@@ -178,15 +170,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--to", required=True, metavar="FILE", help="champion.json, which servers follow")
     command.add_argument("--verdict", metavar="FILE", help="verdict of `headrace gate` on this release")
     command.add_argument("--force", metavar="REASON", help="promote without a passed verdict; the reason is kept")
-    command.add_argument(
-        "--track", metavar="URI", help="register the release in MLflow: an address, or env (not registered)"
-    )
-    command.add_argument("--model", metavar="NAME", help="name of the registered model; --track asks for it")
+    registry.add_options(command, "the release as champion")
     given = command.parse_args(arguments)
     if given.rollback and (given.verdict or given.force):
         command.error("--rollback needs neither --verdict nor --force: what it goes back to was let in once")
-    if (given.track is None) != (given.model is None):
-        command.error("--track and --model belong together")
+    registry.check_options(command, given)
     done: list[Champion] = []
     to = Path(absolute(given.to))
 
@@ -203,7 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     code = answering_mistakes("promote", work)
     if code == 0 and given.track is not None:
-        code = register(done[0], to, uri=given.track, model=given.model, alias="champion", force=given.force)
+        folder, verdict = folder_of(done[0], to), done[0].verdict
+        code = registry.register(folder, given, alias="champion", verdict=verdict, force=given.force)
     return code
 
 

@@ -53,6 +53,7 @@ def step(wheel: Path, command: str, options: dict[str, str]) -> int:
         out.mkdir()
         (out / "release.json").write_text("{}")
     elif command == "gate":
+        (wheel / "options.gate").write_text(json.dumps(options))
         if options.get("--champion") == options["--candidate"]:
             print("a release is not held against itself")
             return 2

@@ -293,7 +293,8 @@ def gate(site: Site) -> Work:
     )
     runs = tuple(here.run(name) / "evaluation-test.json" for name in site.learners)
     reads = (*(here.path / report for report in reports), *runs, here.release / RELEASE, site.wheel.wheel)
-    return Work(commands=(_with("gate", places),), reads=reads, writes=(here.verdict,), may_refuse=True)
+    command = (*_with("gate", places), *_registry(site))
+    return Work(commands=(command,), reads=reads, writes=(here.verdict,), may_refuse=True)
 
 
 def promote(site: Site) -> Work | Needless:
@@ -301,10 +302,12 @@ def promote(site: Site) -> Work | Needless:
     if now is not None and site.wheel.release_of(now) == site.generation.release:
         return Needless(f"{now.release} is in service")
     places = {"--release": site.generation.release, "--to": site.wheel.champion, "--verdict": site.generation.verdict}
-    command = _with("promote", places)
-    if (registry := site.settings.registry) is not None:
-        command = (*command, "--track", registry.track, "--model", registry.model)
-    return Work(commands=(command,))
+    return Work(commands=((*_with("promote", places), *_registry(site)),))
+
+
+def _registry(site: Site) -> Command:
+    registry = site.settings.registry
+    return ("--track", registry.track, "--model", registry.model) if registry is not None else ()
 
 
 def _with(command: str, options: Mapping[str, object]) -> Command:

@@ -15,6 +15,7 @@ from pipelines.data import fetch
 from pipelines.turning.wheel_folder import WheelFolder
 from schemas.drift import SKEW, SkewReport
 from schemas.snapshot import open_snapshot
+from tests.serving.people import reactions
 from tests.serving.running_server import Running, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -47,22 +48,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reactions(server: Running) -> tuple[dict[str, list[str]], int]:
-    """Everybody is shown ten films and rates the second and the fifth; what they were shown, and how many ratings."""
-    shown, rated = {}, 0
-    with server.client() as client:
-        for user in USERS:
-            answer = client.post("/recommend", json={"user_id": user}).raise_for_status().json()
-            shown[user] = [item["item_id"] for item in answer["items"]]
-            acts = [
-                {"request_id": answer["request_id"], "user_id": user, "item_id": shown[user][place], "action": "rating"}
-                for place in (1, 4)
-            ]
-            told = client.post("/feedback", json={"actions": [{**act, "value": 4} for act in acts]}).raise_for_status()
-            rated += told.json()["accepted"]
-    return shown, rated
-
-
 def shown_to_others(server: Running) -> list[list[str]]:
     """Ten films for each of those who do nothing; what they were shown before is not left out."""
     with server.client() as client:
@@ -75,7 +60,7 @@ def test_what_people_did_is_in_the_next_generation_which_takes_over_and_recommen
     with running(wheel) as server:
         of_others = shown_to_others(server)
         assert shown_to_others(server) == of_others
-        shown, rated = reactions(server)
+        shown, rated = reactions(server, USERS)
         assert {len(items) for items in shown.values()} == {10}
         assert rated == 2 * len(USERS)
         time.sleep(WINDOW_S)

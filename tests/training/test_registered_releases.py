@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import promote
+from pipelines import gate, promote
 from schemas.gate import CheckResult, GateRules, GateVerdict
 from schemas.release import read_release
 from tests.postgres import running_postgres
-from tests.unit.generations_on_disk import NOW, write, write_release
+from tests.unit.generations_on_disk import NOW, write, write_generation, write_release
 from training import register_release
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -82,6 +82,37 @@ def test_the_champion_of_the_registry_follows_promotion_and_rollback(uri, tmp_pa
     files = client(uri).list_artifacts(client(uri).get_model_version("videos", "1").run_id, "release")
     assert [file.path for file in files] == ["release/release.json"]
     assert "register: release 0001 was version 1 of videos, which is its champion" in capfd.readouterr().out
+
+
+def judge(root: Path, uri: str, rules: str) -> int:
+    """The first generation, by the gate."""
+    write_generation(root, "0001", champion=False)
+    (root / "rules.yaml").write_text(rules)
+    places = ["--candidate", str(root / "generations" / "0001"), "--out", str(root / "verdict.json")]
+    return gate.main([*places, "--rules", str(root / "rules.yaml"), "--track", uri, "--model", "videos"])
+
+
+def test_the_last_candidate_that_the_gate_judged_is_the_challenger_with_its_verdict(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def tags() -> dict[str, str]:
+        found = client(uri).get_model_version_by_alias("videos", "challenger")
+        return {name: found.tags[f"headrace.{name}"] for name in ("generation", "verdict")}
+
+    assert judge(tmp_path, uri, "min_rows: 1000000") == 3
+    assert tags() == {"generation": "0001", "verdict": "refused"}
+    assert judge(tmp_path, uri, "min_rows: 1") == 0
+    assert tags() == {"generation": "0001", "verdict": "passed"}
+    release = ["--release", str(tmp_path / "generations" / "0001" / "release"), "--to", str(tmp_path / "champion.json")]
+    to = [*release, "--verdict", str(tmp_path / "verdict.json"), "--track", uri, "--model", "videos"]
+    assert promote.main(to) == 0
+    assert aliases(uri) == {"champion": "1"}, "no challenger any longer"
+
+
+def test_a_registry_that_is_away_is_told_and_the_gates_verdict_stands(tmp_path, capfd):
+    assert judge(tmp_path, "http://127.0.0.1:1", "min_rows: 1") == 0
+    assert "register: cannot register in MLflow at http://127.0.0.1:1" in capfd.readouterr().err
+    assert GateVerdict.model_validate_json((tmp_path / "verdict.json").read_text()).passed
 
 
 def test_a_registry_that_is_away_is_told_and_the_release_is_in_service_all_the_same(tmp_path, capfd):

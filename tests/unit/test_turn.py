@@ -313,12 +313,13 @@ def test_old_generations_lose_snapshot_and_runs_but_not_what_is_in_service_or_wh
     assert clean(wheel, keep=2) == []
 
 
-def test_a_promoted_release_goes_into_the_registry_that_the_wheel_names(wheel):
+def test_a_candidate_and_a_promoted_release_go_into_the_registry_that_the_wheel_names(wheel):
     with (wheel.wheel).open("a") as file:
         file.write("registry: {track: sqlite:////runs/mlflow.db, model: films}\n")
     run(wheel)
-    asked = json.loads((wheel.path / "options.promote").read_text())
-    assert (asked["--track"], asked["--model"]) == ("sqlite:////runs/mlflow.db", "films")
+    for step in ("gate", "promote"):
+        asked = json.loads((wheel.path / f"options.{step}").read_text())
+        assert (asked["--track"], asked["--model"]) == ("sqlite:////runs/mlflow.db", "films")
 
 
 def test_two_turns_do_not_hold_the_lock_at_once(tmp_path):
