@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -80,6 +81,7 @@ def swaps(results: Results, folder: Path, releases: Sequence[Path], given: argpa
     with running(serve("--wheel", f"{wheel}", *_UNLIMITED, *given.serve), folder / "logs" / "swaps.txt") as server:
         key, every_s = key_of(wheel / "logs"), given.swap_every
         offered(server, folder, 20, 3, key=key)
+        before = swapped(server, key)
 
         def swap() -> None:
             for number in range(given.swaps):
@@ -90,7 +92,16 @@ def swaps(results: Results, folder: Path, releases: Sequence[Path], given: argpa
         swapping.start()
         found = offered(server, folder, given.swap_rate, (given.swaps + 2) * every_s, key=key)
         swapping.join()
+        found["swapped"] = swapped(server, key) - before
     results.add(asked, found)
+
+
+def swapped(server: Running, key: Path | None) -> int:
+    """Releases that took the place of another, as the server counts them."""
+    assert key is not None
+    url, headers = f"http://127.0.0.1:{server.port}/metrics", {"X-API-Key": key.read_text(encoding="utf-8").strip()}
+    text = httpx.get(url, headers=headers, trust_env=False).raise_for_status().text
+    return next(int(float(line.split()[1])) for line in text.splitlines() if line.startswith("headrace_swaps_total"))
 
 
 def peer(results: Results, folder: Path, release: Path, given: argparse.Namespace, console: Console) -> None:
@@ -160,13 +171,18 @@ def show(results: Results, console: Console) -> dict[str, Any]:
             named = f"{run['tool']}, {run['workers']} worker(s)"
             best[named] = max(best.get(named, 0.0), run["answered_per_s"])
     console.print(table)
-    swapped = [run for run in results.runs if run["part"] == "swaps"]
-    for run in swapped:
-        met = sum(1 for count in run["generations"].values() if count)
-        console.print(
-            f"{run['swaps']} swaps: {run['failed']} of {run['sent']:,} requests failed; {met} releases answered"
-        )
-    return {"held_per_s": best, "failed_while_swapping": sum(run["failed"] for run in swapped) if swapped else None}
+    for run in results.runs:
+        if run["part"] == "swaps":
+            console.print(
+                f"{run['swapped']} of {run['swaps']} swaps at {run['rate']:g} requests a second: {run['failed']} of "
+                f"{run['sent']:,} requests failed, {run['shed']} were shed"
+            )
+    return {"held_per_s": best, "swaps_held": all(swaps_held(run) for run in results.runs if run["part"] == "swaps")}
+
+
+def swaps_held(run: dict[str, Any]) -> bool:
+    """Whether the server saw every swap, and no request failed."""
+    return run["swapped"] == run["swaps"] and run["failed"] == 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -205,8 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
     found = {"benchmark": "serving", "cores": len(os.sched_getaffinity(0)), "items": given.items}
-    print(json.dumps(found | show(results, Console(width=140)) | {"runs": results.runs}))
-    return 0
+    found |= show(results, Console(width=140))
+    print(json.dumps(found | {"runs": results.runs}))
+    return 0 if found["swaps_held"] else 1
 
 
 if __name__ == "__main__":
