@@ -50,6 +50,7 @@ class Setting:
     epsilon: float
     epochs: int
     train_days: float | None = None
+    past_share: float = 0.0
 
 
 def run_arm(folder: Path, arm: str, log: RealLog, setting: Setting, seed: int) -> list[dict[str, Any]]:
@@ -64,6 +65,7 @@ def run_arm(folder: Path, arm: str, log: RealLog, setting: Setting, seed: int) -
         # What is frozen is the greedy wheel's first generation: the two are the same until its second.
         place = folder / ("exploring" if arm == "wheel, exploring" else "greedy")
         asked: dict[str, Any] = {"epsilon": epsilon, "epochs": setting.epochs, "train_days": setting.train_days}
+        asked["past_share"] = setting.past_share
         wheel = new_wheel(place, log, cuts[0], **asked, seed=seed)
         if wheel.in_service() is None:
             turn(wheel)
@@ -166,6 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--epsilon", type=float, default=0.1, help="exploration of the arm that explores (0.1)")
     add("--epochs", type=int, help=f"of each training, at most ({_by_log(_EPOCHS)})")
     add("--train-days", type=float, help="of a wheel that goes on: what it learns from (all days)")
+    add("--past-share", type=float, default=0.0, help="of the older events, which it goes over again (0)")
     given = command.parse_args(arguments)
     given.requests = given.requests or _REQUESTS[given.data]
     given.epochs = given.epochs or _EPOCHS[given.data]

@@ -97,6 +97,8 @@ class WheelSettings(Strict):
     train_days: Annotated[float, Field(gt=0)] | None = None
     """Where all models go on from the champion's weights, they learn from the events of the last so many days of train;
     what is older is in histories, vocabularies and counts alone. None: from all events, each generation."""
+    past_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Of the older events, which they go over again, another sample each generation."""
     serving: ServingSettings = ServingSettings()
     gate: GateRules = GateRules()
     trigger: Trigger = Trigger()

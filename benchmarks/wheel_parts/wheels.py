@@ -33,6 +33,7 @@ def new_wheel(
     epsilon: float,
     epochs: int,
     train_days: float | None = None,
+    past_share: float = 0.0,
     seed: int,
 ) -> WheelFolder:
     """The built-in one without its ranker, on the first part of the log, with so many epochs and this much chance."""
@@ -59,7 +60,7 @@ def new_wheel(
         "waived": ["drift", "skew", "slices", "calibration", "off_policy"],
     }
     settings["keep_generations"] = 2
-    settings["train_days"] = train_days
+    settings |= {"train_days": train_days, "past_share": past_share}
     write_text(wheel.wheel, yaml.safe_dump(settings, sort_keys=False))
     return wheel
 

@@ -155,7 +155,8 @@ def prepare(site: Site) -> Work:
     for name, value in site.settings.prepare.items():
         command = (*command, f"--{name}", str(value))
     if site.settings.train_days is not None and site.all_go_on():
-        command = (*command, "--train-days", str(site.settings.train_days))
+        days, share = site.settings.train_days, site.settings.past_share
+        command = (*command, "--train-days", str(days), "--past-share", str(share))
     files = (Path(site.settings.features),) if site.settings.features and Path(site.settings.features).exists() else ()
     return Work(commands=(command,), reads=(site.wheel.events / MANIFEST, *files), writes=(snapshot,))
 

@@ -19,7 +19,7 @@ from schemas.manifest import SPLITS, Manifest, Parent, QueryGrain
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute
 from schemas.version import VERSION
-from spark_jobs.command_line import parser, positive, run, whole
+from spark_jobs.command_line import parser, positive, run, share, whole
 from spark_jobs.datasets import STAGING, write_table
 from spark_jobs.fit_tables import fit_tables
 from spark_jobs.log import Log, check, read_log
@@ -47,6 +47,7 @@ from spark_jobs.transforms.splits import SplitPolicy, parse_split
 from spark_jobs.transforms.versions import VALID_FROM
 
 Statistics = Mapping[str, dict[str, Any]]
+_DRAWS = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class PrepareConfig:
     """`before` or `others`; None: by the split."""
     train_days: float | None = None
     """Of the end of train, whose events are rows of it; None: all."""
+    past_share: float = 0.0
+    """Of the older events of train, which are rows of it as well."""
     negatives: str = "uniform"
     num_negatives: int
     num_train_negatives: int = 0
@@ -93,8 +96,8 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     if policy.kind != "time":  # the others sort every user's events to split them
         log.events.persist(StorageLevel.MEMORY_AND_DISK)
     with step(spark, "statistics of the splits"):
-        since_ms = first_row_of_train(log, config.train_days)
-        statistics = statistics_of(log, since_ms)
+        kept = rows_of_train(log, config.train_days, config.past_share)
+        statistics = statistics_of(log, kept)
     counts = check_splits(statistics, parent)
     with step(spark, "vocabularies and moments"):
         limits = VocabularyLimits(min_count=config.min_count, max_values=config.max_values)
@@ -106,7 +109,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     sizes = {name: size for name, size in fitted.transform(shape).index_sizes.items() if name in columns}
     if shape is not None:
         draw = sampler(fitted, alpha, config.seed)
-        asked = train_rows(log.train, fitted, learned, shape, since_ms=since_ms)
+        asked = train_rows(log.train, fitted, learned, shape, kept=kept)
         train = encoded(asked, fitted, known)
         held_out = encoded(held_out_rows(rows, policy.query_grain, shape), fitted, known)
         columns = [*columns, *shape.columns]
@@ -121,7 +124,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
             held_out_columns = [*columns, *QUERY_COLUMNS]
             write_splits(publication, held_out, ["valid", "test"], held_out_columns, sizes, counts, config)
     else:
-        every_row = encoded(rows.where(part_of(since_ms) != "past"), fitted, known)
+        every_row = encoded(rows.where(part_of(kept) != "past"), fitted, known)
         with step(spark, "train, valid and test"):
             write_splits(publication, every_row, SPLITS, columns, sizes, counts, config)
     with step(spark, "items and users"):
@@ -152,30 +155,32 @@ def parse_negatives(text: str) -> float:
     raise UserError(f"negatives {text!r} are neither uniform nor popularity:ALPHA with an ALPHA up to 2, such as 0.75.")
 
 
-def first_row_of_train(log: Log, days: float | None) -> int | None:
-    """The moment from which events of train are rows of it; None where all are."""
-    if days is None:
+def rows_of_train(log: Log, days: float | None, past_share: float) -> Column | None:
+    """Which events of train are rows of it; None where all are.
+
+    Of the older ones another sample for each last event: what a wheel goes over again is not the same every turn.
+    """
+    last = log.train.agg(F.max("event_time_ms")).first() if days is not None else None
+    if days is None or last is None or last[0] is None:
         return None
-    last = log.train.agg(F.max("event_time_ms")).first()
-    assert last is not None
-    return int(last[0] - days * DAY_MS) + 1 if last[0] is not None else None
+    kept = F.col("event_time_ms") > last[0] - days * DAY_MS
+    drawn = F.pmod(F.xxhash64("row_id", F.lit(last[0])), F.lit(_DRAWS)) < round(past_share * _DRAWS)
+    return kept | drawn if past_share else kept
 
 
-def part_of(since_ms: int | None) -> Column:
+def part_of(kept: Column | None) -> Column:
     """The split that an event is a row of, or `past`."""
     split = F.col("split")
-    if since_ms is None:
-        return split
-    return F.when((split == "train") & (F.col("event_time_ms") < since_ms), "past").otherwise(split)
+    return split if kept is None else F.when((split == "train") & ~kept, "past").otherwise(split)
 
 
-def statistics_of(log: Log, since_ms: int | None) -> Statistics:
+def statistics_of(log: Log, kept: Column | None) -> Statistics:
     """By split, in one pass over a few columns: what a reader asks first of the events."""
     who = [
         F.approx_count_distinct(f"{name}_id").alias(f"{name}s_about") for name in ("user", "item") if name in log.ids
     ]
     labels = [F.avg(F.nanvl(F.col(name), F.lit(None))).alias(f"mean_{name}") for name in log.labels]
-    stock = log.events.groupBy(part_of(since_ms).alias("split")).agg(
+    stock = log.events.groupBy(part_of(kept).alias("split")).agg(
         F.count("*").alias("rows"),
         *who,
         F.min("event_time_ms").alias("first_event_time_ms"),
@@ -339,6 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="rows of train are its events of its last so many days; what is older is in histories, vocabularies and "
         "counts alone (all)",
     )
+    add("--past-share", type=share, default=0.0, help="of the events before --train-days, which are rows of train too")
     add("--seen-length", type=int, default=1000, help="items of a user's past that a ranking leaves out, at most")
     add("--negatives", default="uniform", help="how negatives are drawn: uniform, or popularity:ALPHA")
     add("--num-negatives", type=int, default=100, help="sampled negatives a held-out row")
@@ -351,6 +357,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--batch-size", type=whole(0, 1 << 17), default=0, help="of a rank, which row groups hold whole; 0: any")
     add("--num-files", type=int, default=0, help="files a split; 0: fitted to the number of rows")
     given = vars(command.parse_args(arguments))
+    if given["past_share"] and given["train_days"] is None:
+        command.error("--past-share is of the events before --train-days: give both")
     config = PrepareConfig(**given | {"events": absolute(given["events"]), "out": absolute(given["out"])})
     return run("prepare", lambda spark: prepare(spark, config))
 

@@ -183,18 +183,19 @@ def _of_nothing(feature: Feature) -> Column:
 
 
 def train_rows(
-    train: DataFrame, fitted: FittedTables, grain: QueryGrain, shape: HistoryShape, *, since_ms: int | None = None
+    train: DataFrame, fitted: FittedTables, grain: QueryGrain, shape: HistoryShape, *, kept: Column | None = None
 ) -> DataFrame:
-    """Add user_idx, item_idx and `history` to train's events. In: one row per event; out: one per event `since_ms`."""
-    since = F.lit(True) if since_ms is None else F.col("event_time_ms") >= since_ms
-    if since_ms is not None:  # histories of all others are not asked for
-        train = train.join(train.where(since).select("user_id").distinct(), on="user_id", how="left_semi")
+    """Add user_idx, item_idx and `history` to train's events. In: one row per event; out: one per event `kept`."""
+    if kept is None:
+        kept = F.lit(True)
+    else:  # histories of all other users are not asked for
+        train = train.join(train.where(kept).select("user_id").distinct(), on="user_id", how="left_semi")
     train = with_ids(train, fitted)
     if grain == "event":  # what came before an event of train is train too
-        return with_history(train, length=shape.length, with_gaps=shape.with_gaps).where(since)
+        return with_history(train, length=shape.length, with_gaps=shape.with_gaps).where(kept)
     # All of a user's train items but the row's own: a random split hides items in between, not in the past.
     known = items_per_user(train, length=shape.seen_length, name="_train")
-    joined = train.where(since).join(known, on="user_id", how="left")
+    joined = train.where(kept).join(known, on="user_id", how="left")
     others = F.array_remove(F.coalesce("_train", _nothing()), F.col("item_idx"))
     return joined.withColumn("history", left_padded(others, shape.length)).drop("_train")
 

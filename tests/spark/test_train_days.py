@@ -121,6 +121,30 @@ def test_without_histories_the_past_is_left_out_too(spark: SparkSession, tmp_pat
     assert sorted(row["event_time_ms"] // 3_600_000 for row in rows) == [8, 9, 10, 11]
 
 
+def test_a_share_of_the_older_events_are_rows_as_well_and_the_ledger_holds_the_others(
+    spark: SparkSession, clicks: Path, tmp_path: Path
+) -> None:
+    whole, last = both(spark, clicks, tmp_path, 30 * SECOND, split="time:0.8,0.1,0.1", past_share=0.25)
+    every, found = rows_of(whole, "train"), rows_of(last, "train")
+    since_ms = max(row["event_time_ms"] for row in every) - 30_000
+    recent = [row for row in every if row["event_time_ms"] > since_ms]
+    assert [row for row in found if row["event_time_ms"] > since_ms] == recent
+    older = [row for row in found if row["event_time_ms"] <= since_ms]
+    assert all(row in every for row in older)
+    num_older = len(every) - len(recent)
+    assert abs(len(older) - 0.25 * num_older) < 4 * (num_older * 0.25 * 0.75) ** 0.5
+    splits = last.manifest.ledger.splits
+    assert splits is not None
+    assert splits.past == num_older - len(older)
+    last.verify()
+
+
+def test_a_share_of_the_past_needs_the_days_before_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--events", "e", "--out", "o", "--past-share", "0.5"])
+    assert "give both" in capsys.readouterr().err
+
+
 def test_days_are_above_0(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--events", "e", "--out", "o", "--train-days", "0"])

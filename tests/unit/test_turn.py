@@ -401,7 +401,7 @@ def test_models_that_go_on_learn_of_the_last_days_and_those_that_begin_anew_of_a
     bundle = wheel.generation(1).release / "retriever" / "bundle.json"
     bundle.parent.mkdir(exist_ok=True)
     bundle.touch()
-    assert prepare().endswith("--train-days 7.0")
+    assert prepare().endswith("--train-days 7.0 --past-share 0.2")
     text = path.read_text()
     path.write_text(text.replace("recipe: two_tower", "recipe: sasrec"))
     assert path.read_text() != text
