@@ -95,8 +95,9 @@ class WheelSettings(Strict):
     ranker: LearnerSettings | None = None
     warm_start: bool = True
     train_days: Annotated[float, Field(gt=0)] | None = None
-    """Where all models go on from the champion's weights, they learn from the events of the last so many days of train;
-    what is older is in histories, vocabularies and counts alone. None: from all events, each generation."""
+    """Where all models go on from the champion's weights, they learn from the events of the last so many days of train,
+    and of all since the champion's; what is older is in histories, vocabularies and counts alone. None: from all events,
+    each generation."""
     past_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Of the older events, which they go over again, another sample each generation."""
     serving: ServingSettings = ServingSettings()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -23,6 +24,7 @@ from schemas.generations import id_of
 from schemas.manifest import MANIFEST
 from schemas.release import RANKER, RELEASE, RETRIEVER, Champion
 from schemas.served_contract import contract_yaml, served_contract
+from schemas.snapshot import open_snapshot
 from schemas.wheel import LearnerSettings, WheelSettings
 
 Command = tuple[str, ...]
@@ -156,9 +158,18 @@ def prepare(site: Site) -> Work:
         command = (*command, f"--{name}", str(value))
     if site.settings.train_days is not None and site.all_go_on():
         days, share = site.settings.train_days, site.settings.past_share
-        command = (*command, "--train-days", str(days), "--past-share", str(share))
+        command = (*command, "--train-days", str(days), "--past-share", str(share), *_since_champion(site))
     files = (Path(site.settings.features),) if site.settings.features and Path(site.settings.features).exists() else ()
     return Work(commands=(command,), reads=(site.wheel.events / MANIFEST, *files), writes=(snapshot,))
+
+
+def _since_champion(site: Site) -> Command:
+    """What came after the champion's train is learned, too, however long ago its turn was."""
+    assert site.champions is not None
+    train = open_snapshot(str(site.champions.snapshot)).manifest.statistics.get("train", {})
+    if (last_ms := train.get("last_event_time_ms")) is None:
+        return ()
+    return ("--train-since", datetime.fromtimestamp(last_ms / 1000, UTC).isoformat(timespec="milliseconds"))
 
 
 def drift(site: Site) -> Work | Needless:

@@ -19,7 +19,7 @@ from schemas.manifest import SPLITS, Manifest, Parent, QueryGrain
 from schemas.snapshot import Snapshot
 from schemas.storage import absolute
 from schemas.version import VERSION
-from spark_jobs.command_line import parser, positive, run, share, whole
+from spark_jobs.command_line import moment, parser, positive, run, share, whole
 from spark_jobs.datasets import STAGING, write_table
 from spark_jobs.fit_tables import fit_tables
 from spark_jobs.log import Log, check, read_log
@@ -62,6 +62,8 @@ class PrepareConfig:
     """`before` or `others`; None: by the split."""
     train_days: float | None = None
     """Of the end of train, whose events are rows of it; None: all."""
+    train_since: int | None = None
+    """Events after this moment are rows of train too, where `train_days` is shorter; in milliseconds since 1970."""
     past_share: float = 0.0
     """Of the older events of train, which are rows of it as well."""
     negatives: str = "uniform"
@@ -96,7 +98,7 @@ def prepare(spark: SparkSession, config: PrepareConfig) -> None:
     if policy.kind != "time":  # the others sort every user's events to split them
         log.events.persist(StorageLevel.MEMORY_AND_DISK)
     with step(spark, "statistics of the splits"):
-        kept = rows_of_train(log, config.train_days, config.past_share)
+        kept = rows_of_train(log, config)
         statistics = statistics_of(log, kept)
     counts = check_splits(statistics, parent)
     with step(spark, "vocabularies and moments"):
@@ -155,17 +157,19 @@ def parse_negatives(text: str) -> float:
     raise UserError(f"negatives {text!r} are neither uniform nor popularity:ALPHA with an ALPHA up to 2, such as 0.75.")
 
 
-def rows_of_train(log: Log, days: float | None, past_share: float) -> Column | None:
+def rows_of_train(log: Log, config: PrepareConfig) -> Column | None:
     """Which events of train are rows of it; None where all are.
 
     Of the older ones another sample for each last event: what a wheel goes over again is not the same every turn.
     """
+    days, since_ms = config.train_days, config.train_since
     last = log.train.agg(F.max("event_time_ms")).first() if days is not None else None
     if days is None or last is None or last[0] is None:
         return None
-    kept = F.col("event_time_ms") > last[0] - days * DAY_MS
-    drawn = F.pmod(F.xxhash64("row_id", F.lit(last[0])), F.lit(_DRAWS)) < round(past_share * _DRAWS)
-    return kept | drawn if past_share else kept
+    before_ms = last[0] - days * DAY_MS
+    kept = F.col("event_time_ms") > (before_ms if since_ms is None else min(before_ms, since_ms))
+    drawn = F.pmod(F.xxhash64("row_id", F.lit(last[0])), F.lit(_DRAWS)) < round(config.past_share * _DRAWS)
+    return kept | drawn if config.past_share else kept
 
 
 def part_of(kept: Column | None) -> Column:
@@ -344,6 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="rows of train are its events of its last so many days; what is older is in histories, vocabularies and "
         "counts alone (all)",
     )
+    add("--train-since", type=moment, help="beside --train-days: all events after this moment, too, as ISO 8601")
     add("--past-share", type=share, default=0.0, help="of the events before --train-days, which are rows of train too")
     add("--seen-length", type=int, default=1000, help="items of a user's past that a ranking leaves out, at most")
     add("--negatives", default="uniform", help="how negatives are drawn: uniform, or popularity:ALPHA")
@@ -357,8 +362,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--batch-size", type=whole(0, 1 << 17), default=0, help="of a rank, which row groups hold whole; 0: any")
     add("--num-files", type=int, default=0, help="files a split; 0: fitted to the number of rows")
     given = vars(command.parse_args(arguments))
-    if given["past_share"] and given["train_days"] is None:
-        command.error("--past-share is of the events before --train-days: give both")
+    if given["train_days"] is None and (given["past_share"] or given["train_since"] is not None):
+        command.error("--past-share and --train-since go with --train-days")
     config = PrepareConfig(**given | {"events": absolute(given["events"]), "out": absolute(given["out"])})
     return run("prepare", lambda spark: prepare(spark, config))
 

@@ -121,6 +121,16 @@ def test_without_histories_the_past_is_left_out_too(spark: SparkSession, tmp_pat
     assert sorted(row["event_time_ms"] // 3_600_000 for row in rows) == [8, 9, 10, 11]
 
 
+@pytest.mark.parametrize(("since_ms", "first"), [(-1, 0), (40_000, 41_000), (75_000, 50_000)])
+def test_what_came_after_a_moment_is_learned_too_where_the_last_days_are_fewer(
+    spark: SparkSession, clicks: Path, tmp_path: Path, since_ms: int, first: int
+) -> None:
+    changes = {"split": "time:1970-01-01T00:01:20,1970-01-01T00:01:30", "train_since": since_ms}
+    whole, last = both(spark, clicks, tmp_path, 30 * SECOND, **changes)
+    assert max(row["event_time_ms"] for row in rows_of(whole, "train")) == 79_000
+    assert min(row["event_time_ms"] for row in rows_of(last, "train")) == first
+
+
 def test_a_share_of_the_older_events_are_rows_as_well_and_the_ledger_holds_the_others(
     spark: SparkSession, clicks: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +152,7 @@ def test_a_share_of_the_older_events_are_rows_as_well_and_the_ledger_holds_the_o
 def test_a_share_of_the_past_needs_the_days_before_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--events", "e", "--out", "o", "--past-share", "0.5"])
-    assert "give both" in capsys.readouterr().err
+    assert "go with --train-days" in capsys.readouterr().err
 
 
 def test_days_are_above_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -402,6 +402,10 @@ def test_models_that_go_on_learn_of_the_last_days_and_those_that_begin_anew_of_a
     bundle.parent.mkdir(exist_ok=True)
     bundle.touch()
     assert prepare().endswith("--train-days 7.0 --past-share 0.2")
+    manifest = wheel.generation(1).snapshot / "manifest.json"
+    described = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(described | {"statistics": {"train": {"last_event_time_ms": 86_400_123}}}))
+    assert prepare().endswith("--train-since 1970-01-02T00:00:00.123+00:00"), "what the champion has not learned"
     text = path.read_text()
     path.write_text(text.replace("recipe: two_tower", "recipe: sasrec"))
     assert path.read_text() != text
