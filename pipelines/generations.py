@@ -125,7 +125,7 @@ def generation(
 
 
 def new_in_train(manifest: Manifest, events_before: int | None) -> int | None:
-    """Rows of train beyond the events that the champion's log had; None where train is not the oldest part."""
+    """Events of train's time beyond the events that the champion's log had; None where train is not the oldest part."""
     splits = manifest.ledger.splits
     if splits is None or events_before is None or not str(manifest.config.get("split", "")).startswith("time:"):
         return None

@@ -43,7 +43,7 @@ class SplitLedger(Strict):
 
     accepted: int
     past: int = 0
-    """Older than the rows of train: they are in histories, vocabularies and counts, and no rows."""
+    """Of train's time, and no rows of it: they are in histories, vocabularies and counts alone."""
     train: int
     valid: int
     test: int

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.feedback import FeedbackRules
 from schemas.gate import GateRules
@@ -70,7 +70,7 @@ class Trigger(Strict):
 
 
 class Registry(Strict):
-    """Where each promoted release becomes a version of a model."""
+    """Where candidates and promoted releases become versions of a model."""
 
     track: str
     """MLflow's address, or `env`: MLFLOW_TRACKING_URI. Without a password: that belongs into the environment."""
@@ -96,8 +96,8 @@ class WheelSettings(Strict):
     warm_start: bool = True
     train_days: Annotated[float, Field(gt=0)] | None = None
     """Where all models go on from the champion's weights, they learn from the events of the last so many days of train,
-    and of all since the champion's; what is older is in histories, vocabularies and counts alone. None: from all events,
-    each generation."""
+    and of all since the champion's; what is older is in histories, vocabularies and counts alone. For a split by time.
+    None: from all events, each generation."""
     past_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Of the older events, which they go over again, another sample each generation."""
     serving: ServingSettings = ServingSettings()
@@ -107,6 +107,14 @@ class WheelSettings(Strict):
     ranks: Annotated[int, Field(gt=0)] = 1
     keep_generations: Annotated[int, Field(ge=2)] = 10
     """Folders of older ones that are not in service lose their snapshots and runs; verdicts and pages stay."""
+
+    @model_validator(mode="after")
+    def _days_are_the_turns_affair(self) -> WheelSettings:
+        if own := {"train-days", "train-since", "past-share"} & {*self.prepare}:
+            raise ValueError(f"prepare.{min(own)} would hold where models begin anew, too: set train_days instead")
+        if self.train_days is not None and not str(self.prepare.get("split", "time:")).startswith("time:"):
+            raise ValueError(f"train_days needs a split by time, and prepare.split is {self.prepare['split']}")
+        return self
 
 
 def read_wheel(folder: Path) -> WheelSettings:

@@ -62,7 +62,7 @@ def moment(text: str) -> int:
         given = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is no ISO 8601 moment") from None
-    return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def day(text: str) -> str:

@@ -47,7 +47,6 @@ def tags_of(release: Release, folder: Path, *, verdict: str | None, forced: str 
         "headrace.snapshot_id": release.snapshot.id,
         "headrace.snapshot_digest": release.snapshot.digest,
         "headrace.code_version": release.code_version,
-        "headrace.verdict": "none",
     }
     if verdict is not None:
         try:

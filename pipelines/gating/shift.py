@@ -53,7 +53,7 @@ def of_others(report: DriftReport, evidence: Evidence) -> str | None:
     assert evidence.champion is not None, "asked for only where there is one"
     sides = (("reference", report.reference, evidence.champion), ("current", report.current, evidence.candidate))
     for name, found, folder in sides:
-        if Path(found).resolve() != (folder / "snapshot").resolve():
+        if Path(found.partition(", from ")[0]).resolve() != (folder / "snapshot").resolve():
             return (
                 f"The report's {name} is {found}, not {folder / 'snapshot'}: run `headrace drift` on the snapshots of "
                 "champion and candidate."

@@ -19,12 +19,14 @@ from pipelines.turning.wheel_folder import GenerationFolder, WheelFolder, is_rel
 from pipelines.turning.work import Needless, Work
 from schemas.bundle import BUNDLE
 from schemas.contract import read_contract
+from schemas.errors import UserError
 from schemas.gate import Check
 from schemas.generations import id_of
-from schemas.manifest import MANIFEST
+from schemas.manifest import MANIFEST, Manifest
 from schemas.release import RANKER, RELEASE, RETRIEVER, Champion
 from schemas.served_contract import contract_yaml, served_contract
 from schemas.snapshot import open_snapshot
+from schemas.version import VERSION
 from schemas.wheel import LearnerSettings, WheelSettings
 
 Command = tuple[str, ...]
@@ -62,12 +64,11 @@ class Site:
 
     @property
     def asked_of_learners(self) -> str:
-        """What names the models: their settings as a text, and of recipes that are files also what is in them."""
-        asked = {
-            name: learner.model_dump(mode="json") | {"recipe_sha256": sha256_of(Path(learner.recipe))}
-            for name, learner in self.learners.items()
-        }
-        return yaml.safe_dump(asked, sort_keys=False)
+        """What names the models and their inputs, as a text: settings, and of files also what is in them."""
+        asked = self.settings.model_dump(mode="json", include={"contract", "features", "prepare", RETRIEVER, RANKER})
+        files = [self.settings.contract, self.settings.features, *(one.recipe for one in self.learners.values())]
+        digests = {name: sha256_of(Path(name)) for name in files if name is not None}
+        return yaml.safe_dump({"headrace": VERSION, **asked, "sha256": digests}, sort_keys=False)
 
     def bundle_to_go_on_from(self, learner: str) -> Path | None:
         """The champion's, which a model warm-starts with."""
@@ -79,7 +80,9 @@ class Site:
     def all_go_on(self) -> bool:
         """Whether every model goes on from the champion's weights: a model that begins anew needs all events."""
         before = self.champions
-        if before is None or not before.learners.is_file() or before.learners.read_text() != self.asked_of_learners:
+        if before is None or not before.asked.is_file():
+            return False
+        if before.asked.read_text(encoding="utf-8") != self.asked_of_learners:
             return False
         return all(self.bundle_to_go_on_from(name) is not None for name in self.learners)
 
@@ -166,10 +169,16 @@ def prepare(site: Site) -> Work:
 def _since_champion(site: Site) -> Command:
     """What came after the champion's train is learned, too, however long ago its turn was."""
     assert site.champions is not None
-    train = open_snapshot(str(site.champions.snapshot)).manifest.statistics.get("train", {})
-    if (last_ms := train.get("last_event_time_ms")) is None:
-        return ()
-    return ("--train-since", datetime.fromtimestamp(last_ms / 1000, UTC).isoformat(timespec="milliseconds"))
+    last_ms = _last_of_train(open_snapshot(str(site.champions.snapshot)).manifest)
+    return ("--train-since", _moment(last_ms)) if last_ms is not None else ()
+
+
+def _last_of_train(manifest: Manifest) -> float | None:
+    return manifest.statistics.get("train", {}).get("last_event_time_ms")
+
+
+def _moment(time_ms: float) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def drift(site: Site) -> Work | Needless:
@@ -178,7 +187,19 @@ def drift(site: Site) -> Work | Needless:
     if isinstance(before, Needless):
         return replace(before, writes=(out,))
     command = _with("drift", {"--reference": before.snapshot, "--current": snapshot, "--out": out})
+    command = (*command, *_alike(before.snapshot, snapshot))
     return Work(commands=(command,), reads=(before.snapshot / MANIFEST, snapshot / MANIFEST), writes=(out,))
+
+
+def _alike(*snapshots: Path) -> Command:
+    """Where one holds the last days of train alone, each is looked at from as long before the end of its train on."""
+    found = [open_snapshot(str(snapshot)).manifest for snapshot in snapshots if (snapshot / MANIFEST).is_file()]
+    days = [one.config["train_days"] for one in found if one.config.get("train_days")]
+    ends = [end for one in found if (end := _last_of_train(one)) is not None]
+    if not days or len(ends) < len(snapshots):
+        return ()
+    froms = [f"{_moment(end - min(days) * 86_400_000)}," for end in ends]
+    return ("--reference-window", froms[0], "--current-window", froms[1])
 
 
 def skew(site: Site) -> Work | Needless:
@@ -227,9 +248,21 @@ def _train(site: Site, name: str) -> Work | Needless:
     if Path(learner.recipe).is_file():
         reads.append(Path(learner.recipe))
     if (before := site.bundle_to_go_on_from(name)) is not None:
-        command = (*command, "--warm-start", str(before), "--or-anew")
+        command = (*command, "--warm-start", str(before))
         reads.append(before / BUNDLE)
+    if not site.all_go_on():
+        _refuse_last_days(site.generation.snapshot)
+        command = (*command, "--or-anew") if before is not None else command
     return Work(commands=(command,), reads=tuple(reads), writes=(run,))
+
+
+def _refuse_last_days(snapshot: Path) -> None:
+    """Between two steps given one at a time the champion may have become another."""
+    if (snapshot / MANIFEST).is_file() and open_snapshot(str(snapshot)).manifest.config.get("train_days"):
+        raise UserError(
+            f"{snapshot} holds the last days of train, and its models would begin anew: the champion or wheel.yaml has "
+            "changed since. Turn without --only, and the snapshot is made again."
+        )
 
 
 def evaluate(site: Site) -> Work:
@@ -267,7 +300,7 @@ def release(site: Site) -> Work:
     return Work(
         commands=(_with("release", places),),
         # The file is read by the command; that of it which counts here is `serving`, not the gate's rules.
-        files={here.path / "serving.yaml": serving, here.learners: site.asked_of_learners},
+        files={here.path / "serving.yaml": serving, here.asked: site.asked_of_learners},
         reads=bundles,
         writes=(here.release,),
         afresh=True,

@@ -38,8 +38,8 @@ class GenerationFolder:
         return self.path / "verdict.json"
 
     @property
-    def learners(self) -> Path:
-        """What its models were asked to be."""
+    def asked(self) -> Path:
+        """What its models were asked to be, and from what inputs."""
         return self.path / "learners.yaml"
 
     def run(self, learner: str) -> Path:

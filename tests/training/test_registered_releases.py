@@ -109,6 +109,24 @@ def test_the_last_candidate_that_the_gate_judged_is_the_challenger_with_its_verd
     assert aliases(uri) == {"champion": "1"}, "no challenger any longer"
 
 
+def test_a_refused_candidate_that_was_forced_is_still_said_to_be_refused(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert judge(tmp_path, uri, "min_rows: 1000000") == 3
+    to = [
+        "--to",
+        str(tmp_path / "champion.json"),
+        "--track",
+        uri,
+        "--model",
+        "videos",
+        "--force",
+        "nothing else is there",
+    ]
+    assert promote.main(["--release", str(tmp_path / "generations" / "0001" / "release"), *to]) == 0
+    _, tags = champion(uri)
+    assert (tags["headrace.verdict"], tags["headrace.forced"]) == ("refused", "nothing else is there")
+
+
 def test_a_registry_that_is_away_is_told_and_the_gates_verdict_stands(tmp_path, capfd):
     assert judge(tmp_path, "http://127.0.0.1:1", "min_rows: 1") == 0
     assert "register: cannot register in MLflow at http://127.0.0.1:1" in capfd.readouterr().err

@@ -54,6 +54,13 @@ def failed(verdict: GateVerdict | None) -> dict[str, str]:
     return {check.check: check.reasons[0] for check in verdict.checks if check.verdict == "failed"}
 
 
+def test_a_drift_report_of_windows_is_of_the_same_snapshots(wheel):
+    found = drift_report(wheel, "tab", columns=10)
+    since = {"reference": f"{found.reference}, from 2024-01-01", "current": f"{found.current}, from 2024-01-02"}
+    write(wheel / "generations" / "0002" / "drift" / "drift.json", found.model_copy(update=since))
+    assert failed(judged(wheel)[1]) == {}
+
+
 def test_a_sound_candidate_passes_with_reasons_and_figures(wheel, capsys):
     code, verdict = judged(wheel)
     assert (code, failed(verdict)) == (0, {})

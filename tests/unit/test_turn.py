@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.turn import turn
 from pipelines.turning.beginnings import begin_wheel
@@ -412,3 +413,46 @@ def test_models_that_go_on_learn_of_the_last_days_and_those_that_begin_anew_of_a
     assert "--train-days" not in prepare(), "the champion is another model"
     path.write_text(text + "warm_start: false\n")
     assert "--train-days" not in prepare(), "no model goes on from the champion's weights"
+
+
+def test_last_days_of_train_are_not_learned_by_a_model_that_begins_anew(wheel):
+    assert run(wheel) == 0
+    path = wheel.generation(1).snapshot / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": {"train_days": 7.0}}))
+    site = Site(wheel=wheel, settings=wheel.settings(), generation=wheel.generation(1), champion=None)
+    with pytest.raises(UserError, match="would begin anew"):
+        STEPS["retriever"](site)
+
+
+def test_drift_between_last_days_and_all_days_is_looked_for_in_the_same_stretch(wheel):
+    assert run(wheel) == 0
+    shutil.copytree(wheel.generation(1).snapshot, wheel.generation(2).snapshot)
+    day = 86_400_000
+    for number, end, days in ((1, 10 * day, None), (2, 12 * day, 7.0)):
+        path = wheel.generation(number).snapshot / "manifest.json"
+        described = {"config": {"train_days": days}, "statistics": {"train": {"last_event_time_ms": end}}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | described))
+    site = Site(wheel=wheel, settings=wheel.settings(), generation=wheel.generation(2), champion=wheel.in_service())
+    work = STEPS["drift"](site)
+    assert isinstance(work, Work)
+    words = list(work.commands[0])
+    windows = {
+        words[place]: words[place + 1] for place in (words.index("--reference-window"), words.index("--current-window"))
+    }
+    assert windows == {
+        "--reference-window": "1970-01-04T00:00:00.000+00:00,",
+        "--current-window": "1970-01-06T00:00:00.000+00:00,",
+    }
+
+
+def test_a_wheel_leaves_the_days_of_train_to_the_turn(wheel):
+    path = wheel.path / "wheel.yaml"
+    text = path.read_text()
+    given = yaml.safe_load(text)
+    for changed, says in (
+        ({"prepare": {"train-days": 7}}, "set train_days instead"),
+        ({"train_days": 7, "prepare": {"split": "leave_last_out"}}, "needs a split by time"),
+    ):
+        path.write_text(yaml.safe_dump(given | changed))
+        with pytest.raises(UserError, match=says):
+            wheel.settings()
