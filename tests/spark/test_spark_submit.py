@@ -26,8 +26,8 @@ OPTIONS = {
     "ingest": "contract raw out max-quarantined as-of day rebuild keep-versions stream once every files-per-batch "
     "checkpoint",
     "prepare": "events out features split history-length train-histories train-days train-since past-share "
-    "seen-length negatives num-negatives num-train-negatives min-count max-values seed rows-per-row-group ranks batch-size "
-    "num-files",
+    "seen-length negatives num-negatives num-train-negatives min-count max-values seed rows-per-row-group "
+    "ranks batch-size num-files",
     "images": "images out size mode format quality split split-by seed max-quarantined augment strip-components "
     "min-side max-pixels",
     "profile_snapshot": "out",
