@@ -9,13 +9,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from schemas.release import ITEMS, RETRIEVER, Release
+from schemas.release import ITEMS, RANKER, RETRIEVER, Release
 from tests.serving.running_server import Running, copy_of, promote, redescribe, write_arrow
 from training.bundle import bundle_digest
 from training.checkpoint import WEIGHTS
@@ -33,13 +34,13 @@ class Touch:
         return os.system, (f"touch {self.marker}",)
 
 
-def _weights_are_a_pickle(release: Path, marker: Path) -> None:
-    (release / RETRIEVER / WEIGHTS).write_bytes(pickle.dumps(Touch(marker)))
+def _weights_are_a_pickle(release: Path, marker: Path, model: str) -> None:
+    (release / model / WEIGHTS).write_bytes(pickle.dumps(Touch(marker)))
     _describe_bundles(release)
 
 
-def _a_pickle_beside_them(release: Path, marker: Path) -> None:
-    (release / RETRIEVER / "model.pt").write_bytes(pickle.dumps(Touch(marker)))
+def _a_pickle_beside_them(release: Path, marker: Path, model: str) -> None:
+    (release / model / "model.pt").write_bytes(pickle.dumps(Touch(marker)))
     _describe_bundles(release)
 
 
@@ -72,8 +73,8 @@ def _items_that_are_no_arrow(release: Path, marker: Path) -> None:
     redescribe(release, id="poisoned")
 
 
-def _bytes_that_changed(release: Path, marker: Path) -> None:
-    weights = release / RETRIEVER / WEIGHTS
+def _bytes_that_changed(release: Path, marker: Path, model: str) -> None:
+    weights = release / model / WEIGHTS
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -85,20 +86,33 @@ def _describe_bundles(release: Path) -> None:
     redescribe(release, id="poisoned", bundles=bundles)
 
 
-POISONS = {
+OF_A_MODEL = {
     _weights_are_a_pickle: "SafetensorError",
-    _a_pickle_beside_them: "retriever/model.pt is no part of a release",
+    _a_pickle_beside_them: "{model}/model.pt is no part of a release",
+    _bytes_that_changed: "the bundle {model} was changed since the release was made",
+}
+"""And what the server says of each."""
+
+POISONS = {
     _a_module_beside_them: "sitecustomize.py is no part of a release",
     _a_link_out_of_the_folder: "items.arrow is no part of a release",
     _a_path_out_of_the_folder: "'../outside.arrow' leads out of the release",
     _items_of_other_columns: "does not exist in schema",
     _items_that_are_no_arrow: "Not an Arrow file",
-    _bytes_that_changed: "the bundle retriever was changed since the release was made",
+} | {
+    partial(poison, model=model): said.format(model=model)
+    for poison, said in OF_A_MODEL.items()
+    for model in (RETRIEVER, RANKER)
 }
-"""And what the server says of each."""
 
 
-@pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__.strip("_"))
+def _name(poison: Callable[..., None]) -> str:
+    if isinstance(poison, partial):
+        return f"{poison.keywords['model']}: {_name(poison.func)}"
+    return poison.__name__.strip("_").replace("_", " ")
+
+
+@pytest.mark.parametrize("poison", POISONS, ids=_name)
 def test_a_poisoned_release_is_refused_runs_nothing_and_leaves_the_champion_in_service(
     poison: Callable[[Path, Path], None], server: Running, released: tuple[Path, Release], tmp_path: Path
 ) -> None:
