@@ -24,12 +24,12 @@ check: setup ## lint, format and types, without changing anything
 # Most tests start a JVM or ranks and leave a core idle while these start. A file stays with one worker, for what its
 # tests share; a worker's Spark takes a quarter of the memory.
 TEST_WORKERS ?= 2
-# Waits more than it works, and is the longest: it begins first.
+# Waits more than it works, and is the longest: it begins first, beside the tests that take seconds.
 WHEEL_TEST := tests/end_to_end/test_wheel.py
+TESTS := $(WHEEL_TEST) tests/unit tests/training tests/end_to_end tests/spark tests/ranks tests/serving tests/petastorm_suite
 
 test: check ## check, then every test, slow ones too
-	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile $(WHEEL_TEST) tests/unit tests/training tests/spark tests/ranks tests/serving tests/petastorm_suite
-	$(PYTHON_IN) -m pytest tests/end_to_end --ignore $(WHEEL_TEST) # alone: they hold whole commands to a time
+	$(PYTHON_IN) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-fast: setup ## the tests that take seconds
 	$(PYTHON_IN) -m pytest -m "not slow"
